@@ -1,0 +1,110 @@
+"""Latent-variable models as Pyro programs, any inference method by name, diagnostics that say whether to believe it."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phlogiston.algorithms.exact import Exact
+    from phlogiston.algorithms.importance import Importance
+    from phlogiston.algorithms.nuts import NUTS
+    from phlogiston.algorithms.rejection import Rejection
+    from phlogiston.diagnostics import Finding, Loo
+    from phlogiston.engine import Site, Target
+    from phlogiston.errors import (
+        ConvergenceWarning,
+        DataFileError,
+        ImpossibleEvidence,
+        ModelError,
+        PhlogistonWarning,
+        ProgramError,
+        RejectionWarning,
+        SettingError,
+        ShapeWarning,
+        UnknownName,
+        UnsupportedModel,
+        UntraceableProgram,
+        WeightWarning,
+    )
+    from phlogiston.estimate import Estimate
+    from phlogiston.inference import infer, load, methods
+    from phlogiston.model import Model
+    from phlogiston.posterior import Posterior
+    from phlogiston.preflight import Problem
+    from phlogiston.reference import Reference
+
+__version__ = "0.1.0"
+
+# Where each public name lives; a module is imported when one of its names is first used, so that the command line
+# answers before torch is loaded.
+_HOMES = {
+    "algorithms.exact": ("Exact",),
+    "algorithms.importance": ("Importance",),
+    "algorithms.nuts": ("NUTS",),
+    "algorithms.rejection": ("Rejection",),
+    "diagnostics": ("Finding", "Loo"),
+    "engine": ("Site", "Target"),
+    "errors": (
+        "ConvergenceWarning",
+        "DataFileError",
+        "ImpossibleEvidence",
+        "ModelError",
+        "PhlogistonWarning",
+        "ProgramError",
+        "RejectionWarning",
+        "SettingError",
+        "ShapeWarning",
+        "UnknownName",
+        "UnsupportedModel",
+        "UntraceableProgram",
+        "WeightWarning",
+    ),
+    "estimate": ("Estimate",),
+    "inference": ("infer", "load", "methods"),
+    "model": ("Model",),
+    "posterior": ("Posterior",),
+    "preflight": ("Problem",),
+    "reference": ("Reference",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "NUTS",
+    "ConvergenceWarning",
+    "DataFileError",
+    "Estimate",
+    "Exact",
+    "Finding",
+    "Importance",
+    "ImpossibleEvidence",
+    "Loo",
+    "Model",
+    "ModelError",
+    "PhlogistonWarning",
+    "Posterior",
+    "Problem",
+    "ProgramError",
+    "Reference",
+    "Rejection",
+    "RejectionWarning",
+    "SettingError",
+    "ShapeWarning",
+    "Site",
+    "Target",
+    "UnknownName",
+    "UnsupportedModel",
+    "UntraceableProgram",
+    "WeightWarning",
+    "infer",
+    "load",
+    "methods",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'phlogiston' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"phlogiston.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

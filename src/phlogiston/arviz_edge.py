@@ -1,0 +1,93 @@
+"""The only file that knows ArviZ: 0.22 to 0.23 (``InferenceData``) and 1.x (``DataTree``) behind one face.
+
+Everything goes in and comes out as NumPy arrays and xarray Datasets.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Variables = Mapping[str, tuple[Sequence[str], Array]]
+
+
+@lru_cache(maxsize=1)
+def _arviz() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 0.23 announces 1.0 on import
+        import arviz
+    return arviz
+
+
+def has_inference_data() -> bool:
+    """Whether the installed ArviZ is a 0.x, whose container is ``InferenceData``."""
+    return str(_arviz().__version__).startswith("0.")
+
+
+def dataset(variables: Variables, coords: Mapping[str, Sequence[Any]], attrs: Mapping[str, Any]) -> xr.Dataset:
+    """An xarray Dataset; labels are kept for the dimensions that it has and whose length they fit."""
+    sizes = {dim: n for dims, values in variables.values() for dim, n in zip(dims, values.shape, strict=True)}
+    kept = {dim: list(coords[dim]) if len(coords.get(dim, ())) == n else range(n) for dim, n in sizes.items()}
+    return xr.Dataset({name: (tuple(dims), values) for name, (dims, values) in variables.items()}, kept, dict(attrs))
+
+
+def container(groups: Mapping[str, xr.Dataset]) -> Any:
+    """``InferenceData`` on ArviZ 0.x, ``xarray.DataTree`` on 1.x."""
+    if has_inference_data():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # groups outside the schema (weighted_posterior) are announced
+            return _arviz().InferenceData(**groups)
+    return xr.DataTree.from_dict({f"/{name}": group for name, group in groups.items()})
+
+
+def _statistic(function: str, values: Array, **options: Any) -> Array:
+    """A chain statistic of an array ``[chain, draw, ...]``, for each of its components."""
+    values = np.asarray(values, dtype=float)
+    dims = ("chain", "draw", *(f"d{i}" for i in range(values.ndim - 2)))
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # constant components give NaN, which is the answer
+        result = getattr(_arviz(), function)(xr.Dataset({"x": (dims, values)}), **options)
+    return np.asarray(result["x"].values, dtype=float)
+
+
+def ess(values: Array, method: str = "bulk") -> Array:
+    """Effective sample size; ``method`` is "bulk", "tail" or "mean" (Vehtari et al., 2021)."""
+    return _statistic("ess", values, method=method)
+
+
+def rhat(values: Array) -> Array:
+    """Rank-normalised split R-hat (Vehtari et al., 2021)."""
+    return _statistic("rhat", values)
+
+
+def bfmi(energy: Array) -> Array:
+    """Energy Bayesian fraction of missing information, per chain (Betancourt, 2016)."""
+    energy = np.asarray(energy, dtype=float)
+    return np.asarray(np.square(np.diff(energy, axis=1)).mean(axis=1) / energy.var(axis=1))
+
+
+def write_netcdf(groups: Mapping[str, xr.Dataset], path: Path) -> None:
+    """One netCDF file, a group each, as ArviZ writes it (through h5netcdf)."""
+    mode: Literal["w", "a"] = "w"
+    for name, group in groups.items():
+        encoding = {v: {"zlib": True} for v in group.data_vars if group[v].dtype.kind in "fiu" and group[v].ndim}
+        group.to_netcdf(path, mode=mode, group=name, engine="h5netcdf", encoding=encoding)
+        mode = "a"
+
+
+def read_netcdf(path: Path) -> dict[str, xr.Dataset]:
+    """The groups of a file that ``write_netcdf`` or ArviZ wrote, in memory."""
+    import h5netcdf
+
+    with h5netcdf.File(path, "r") as file:
+        names = list(file.groups)
+    with warnings.catch_warnings():  # reading registers a warning filter of xarray's own
+        return {name: xr.load_dataset(path, group=name, engine="h5netcdf") for name in names}

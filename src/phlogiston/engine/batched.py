@@ -1,0 +1,221 @@
+"""One function of a draw, evaluated for thousands of draws, by the fastest tier that the program allows.
+
+``compiled``: the batched graph as machine code. ``graph``: the same graph, run operation by operation.
+``loop``: the program itself, once a draw. All three compute the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from phlogiston.engine import compiled, graph
+from phlogiston.engine.graph import Function, Graph, Values
+from phlogiston.engine.isolate import as_int, generator, isolated, spawn
+from phlogiston.errors import SettingError, UntraceableProgram
+
+Tier = Literal["auto", "compiled", "graph", "loop"]
+TIERS: tuple[str, ...] = ("auto", "compiled", "graph", "loop")
+
+LEAVES_TORCH = "the trace does not follow the program: it computes outside torch, or draws from another library"
+_NOISE_THREADS = 2
+_WORTH_TRACING = 16  # fewer random draws than this take the loop less time than tracing
+_NOISE_AHEAD = 3
+_LARGEST_ROWS = 16_384
+_ELEMENTS_IN_FLIGHT = 2**23  # 64 MB of float64 in the largest intermediate value
+# What a graph costs as it is, roughly, and what compiling it costs: "auto" decides by these and not by the clock,
+# so that a seed gives the same draws, bit for bit, whatever else the machine is doing.
+_SECONDS_AN_OPERATION = 4e-6
+_SECONDS_AN_ELEMENT = 1e-9
+_SECONDS_TO_COMPILE = 20.0
+
+
+class Batched:
+    """``function`` of one draw as a function of many.
+
+    Args:
+        function: named tensors of one draw -> named tensors; it may draw random numbers.
+        example: an input to trace it with.
+        tier: the tier to use; "auto" takes the graph, and compiles where that pays.
+        dtype: the default dtype in which the program runs.
+        is_random: whether it draws random numbers; for a handful of draws "auto" then does not trace at all.
+        second: another input, at which graph and program are compared before the graph is believed.
+        check: looks at one draw of a random graph and raises ``UntraceableProgram`` if it contradicts the program.
+        judge: another function of the same program, whose graph must be believed for this one's to be.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        example: Values,
+        *,
+        tier: Tier = "auto",
+        dtype: torch.dtype = torch.float64,
+        is_random: bool = False,
+        second: Values | None = None,
+        check: Callable[[Values], None] | None = None,
+        judge: Callable[[], Batched] | None = None,
+    ) -> None:
+        if tier not in TIERS:
+            raise SettingError(f"engine: found {tier!r}; expected one of {', '.join(TIERS)}")
+        self._function, self._example, self._dtype, self._wanted = function, example, dtype, tier
+        self._is_random, self._second, self._check, self._judge = is_random, second, check, judge
+        self._compiled: dict[int, Callable[..., Any]] = {}
+        self._batched: dict[int, torch.fx.GraphModule] = {}
+        self._graph: Graph | None = None
+        self._is_traced = tier == "loop"
+        self.reason = ""
+        self.ran: str = "loop"
+
+    def _trace(self) -> Graph | None:
+        """The graph of one draw, made at the first call; None where the loop must serve."""
+        if not self._is_traced:
+            self._is_traced = True
+            try:
+                if self._judge is not None and not (judge := self._judge()).traced:
+                    raise UntraceableProgram(judge.reason)
+                with isolated(seed=0, dtype=self._dtype):
+                    traced = graph.trace_single(self._function, self._example)
+                    if self._second is not None:
+                        self._compare(traced, self._second)
+                    if self._check is not None:
+                        self._check(self._one_draw(traced))
+                self._graph = traced
+            except UntraceableProgram as error:
+                self.reason = str(error)
+        return self._graph
+
+    def __call__(self, inputs: Values, rows: int, seed: np.random.SeedSequence | None = None) -> Values:
+        """Evaluate ``rows`` draws; every input has ``rows`` as its first dimension. Chunks of any size are fine."""
+        chunks = list(self.stream(inputs, rows, seed))
+        if len(chunks) == 1:
+            return chunks[0]
+        return {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
+
+    def stream(
+        self, inputs: Values, rows: int, seed: np.random.SeedSequence | None = None, expected: int | None = None
+    ) -> Iterator[Values]:
+        """The same, chunk by chunk: memory is bounded by one chunk. Chunk i depends on the seed and on i alone."""
+        if self._is_random and self._wanted == "auto" and rows < _WORTH_TRACING:
+            yield self._loop(inputs, rows, seed)
+            return
+        size = self.chunk_rows(rows)
+        starts = range(0, rows, size)
+        seeds = spawn(seed if seed is not None else np.random.SeedSequence(0), len(starts))
+        self._compile_if_it_pays(size, calls=1 + min(rows, expected or rows) // size)
+        with ThreadPoolExecutor(_NOISE_THREADS) as pool:
+            ahead = deque(pool.submit(self._noise, s, size) for s in seeds[:_NOISE_AHEAD])
+            for i, start in enumerate(starts):
+                stop = min(start + size, rows)
+                part = {name: value[start:stop] for name, value in inputs.items()}
+                noise = ahead.popleft().result()
+                if i + _NOISE_AHEAD < len(seeds):
+                    ahead.append(pool.submit(self._noise, seeds[i + _NOISE_AHEAD], size))
+                result = self._evaluate(part, stop - start, size, noise, seeds[i])
+                yield {key: value[: stop - start] for key, value in result.items()}
+
+    def chunk_rows(self, rows: int) -> int:
+        """Rows evaluated by one call: a power of two, within memory."""
+        if self._trace() is None or self._graph is None:
+            return min(rows, 1024)
+        largest = max(1, min(_LARGEST_ROWS, _ELEMENTS_IN_FLIGHT // max(1, self._graph.largest)))
+        return min(1 << max(0, (rows - 1).bit_length()), 1 << (largest.bit_length() - 1))
+
+    @property
+    def traced(self) -> bool:
+        """Whether a graph stands for the program."""
+        return self._trace() is not None
+
+    def direct(self, rows: int, calls: int) -> Callable[..., Any]:
+        """The function of exactly ``rows`` draws as positional tensors, with nothing around it, for so many calls."""
+        if self._trace() is None:
+            return self._looped
+        self._compile_if_it_pays(rows, calls)
+        self.ran = "compiled" if rows in self._compiled else "graph"
+        return self._compiled.get(rows) or self._batched_graph(rows)
+
+    def _looped(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        values = dict(zip(self._example, inputs, strict=True))
+        return tuple(self._loop(values, inputs[0].shape[0]).values())
+
+    def _loop(self, part: Values, rows: int, seed: np.random.SeedSequence | None = None) -> Values:
+        self.ran = "loop"
+        with isolated(as_int(seed) if seed is not None else None, self._dtype), torch.no_grad():
+            results = [self._function({name: value[i] for name, value in part.items()}) for i in range(rows)]
+        return {key: torch.stack([result[key].detach() for result in results]) for key in results[0]}
+
+    def _noise(self, seed: np.random.SeedSequence, rows: int) -> list[torch.Tensor]:
+        rng = generator(seed)
+        return [noise.sample(rng, rows) for noise in self._graph.noises] if self._graph is not None else []
+
+    def _evaluate(
+        self, part: Values, rows: int, size: int, noise: list[torch.Tensor], seed: np.random.SeedSequence
+    ) -> Values:
+        if self._graph is not None:
+            padded = [_pad(part[name], size) for name in self._graph.inputs]
+            try:
+                call = self._compiled.get(size) or self._batched_graph(size)
+                with torch.no_grad(), isolated(as_int(seed)) if self._graph.has_randomness_left else nullcontext():
+                    outputs = call(*noise, *padded)
+                self.ran = "compiled" if size in self._compiled else "graph"
+                return dict(zip(self._graph.outputs, outputs, strict=True))
+            except UntraceableProgram as error:
+                self._graph, self.reason = None, str(error)
+        return self._loop(part, rows, seed)
+
+    def _batched_graph(self, size: int) -> torch.fx.GraphModule:
+        if size not in self._batched:
+            assert self._graph is not None
+            with isolated(seed=0, dtype=self._dtype):
+                self._batched[size] = graph.batch(self._graph, size, self._example)
+        return self._batched[size]
+
+    def _arguments(self, size: int) -> list[torch.Tensor]:
+        assert self._graph is not None
+        noise = [torch.zeros((size, *n.shape), dtype=n.dtype) for n in self._graph.noises]
+        return noise + [_pad(self._example[name].unsqueeze(0), size) for name in self._graph.inputs]
+
+    def _compile_if_it_pays(self, rows: int, calls: int) -> None:
+        """Compile when told to, or when the graph as it is would take longer than compiling."""
+        if self._graph is None or self._wanted == "graph":
+            return
+        a_call = self._graph.operations * _SECONDS_AN_OPERATION + rows * self._graph.elements * _SECONDS_AN_ELEMENT
+        if self._wanted == "compiled" or (calls * a_call > _SECONDS_TO_COMPILE and not self._graph.has_randomness_left):
+            self._compile(rows)
+
+    def _compile(self, size: int) -> None:
+        if size in self._compiled or self._graph is None or self.reason:
+            return
+        if self._graph.has_randomness_left:
+            self.reason = "a draw depends on a latent in a way that cannot be compiled (a gamma with a latent shape)"
+            return
+        try:
+            self._compiled[size] = compiled.compile_graph(self._batched_graph(size), self._arguments(size))
+        except compiled.CompilerUnavailable as error:
+            self.reason = f"not compiled: {error}"
+
+    def _compare(self, traced: Graph, second: Values) -> None:
+        """Insist that the graph gives what the program gives, at an input other than the one that was traced."""
+        outputs = traced.module(*(second[name] for name in traced.inputs))
+        expected = self._function(second)
+        for key, output in zip(traced.outputs, outputs, strict=True):
+            if not torch.allclose(output, expected[key], rtol=1e-9, atol=1e-9, equal_nan=True):
+                raise UntraceableProgram(LEAVES_TORCH)
+
+    def _one_draw(self, traced: Graph) -> Values:
+        rng = generator(1)
+        noise = [noise.sample(rng, 1)[0] for noise in traced.noises]
+        outputs = traced.module(*noise, *(self._example[name] for name in traced.inputs))
+        return dict(zip(traced.outputs, outputs, strict=True))
+
+
+def _pad(value: torch.Tensor, rows: int) -> torch.Tensor:
+    """Repeat the first row until there are ``rows``; the extra results are thrown away."""
+    missing = rows - value.shape[0]
+    return value.contiguous() if missing <= 0 else torch.cat([value, value[:1].expand(missing, *value.shape[1:])])

@@ -1,0 +1,160 @@
+"""Sum discrete latents out of a program exactly, plate by plate, and draw them back.
+
+The sums follow the program's plates and independences (tensor variable elimination: Obermeyer et al.,
+2019, https://arxiv.org/abs/1902.03210), as Pyro's ``contract_tensor_tree`` carries them out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer.discrete import _sample_posterior_from_trace
+from pyro.ops.contract import contract_tensor_tree
+from pyro.poutine import runtime
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.util import prune_subsample_sites
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from phlogiston.engine import handlers
+from phlogiston.engine.isolate import quiet
+from phlogiston.engine.sites import Bound, Site, Structure, run, score
+
+Values = dict[str, torch.Tensor]
+
+
+def enumerated(bound: Bound, structure: Structure, *messengers: Any) -> poutine.Trace:
+    """A trace in which every enumerable latent takes all its values in parallel, each in a dimension of its own."""
+    first_available = -1 - structure.plate_nesting
+    trace = run(bound, EnumMessenger(first_available), _mark(), *messengers, parameters=structure.parameters)
+    trace = score(prune_subsample_sites(trace))
+    for site in structure.of("deterministic"):
+        trace.remove_node(site.name)
+    for site in structure.sites:
+        if site.unplated and site.role != "deterministic":  # such dimensions are events of a kind
+            msg = trace.nodes[site.name]
+            msg["log_prob"] = msg["log_prob"].sum(site.unplated, keepdim=True)
+    return trace
+
+
+def log_evidence(trace: poutine.Trace, bias: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+    """Log of the sum over every assignment of the enumerated latents, of the joint density.
+
+    ``bias`` adds to the log probability of a site's states; the derivative with respect to it at zero is
+    the posterior probability of each state.
+    """
+    for name, extra in (bias or {}).items():
+        trace.nodes[name]["log_prob"] = trace.nodes[name]["log_prob"] + extra
+    _pack(trace)
+    factors: OrderedDict[frozenset[str], list[torch.Tensor]] = OrderedDict()
+    sum_dims: set[str] = set()
+    for msg in trace.nodes.values():
+        if msg["type"] != "sample":
+            continue
+        plates = frozenset(
+            trace.plate_to_symbol[frame.name]
+            for frame in msg["cond_indep_stack"]
+            if frame.vectorized and frame.size > 1
+        )
+        factor: Any = msg["packed"]["log_prob"]
+        sum_dims.update(frozenset(factor._pyro_dims) - plates)
+        factors.setdefault(plates, []).append(factor)
+    contracted = contract_tensor_tree(factors, sum_dims)
+    return sum((term.sum() for terms in contracted.values() for term in terms), torch.zeros(()))
+
+
+def _mark() -> handlers.MarkEnumerable:
+    return handlers.MarkEnumerable(lambda msg: bool(msg["fn"].support.is_discrete))
+
+
+def _pack(trace: poutine.Trace) -> None:
+    """Rename dimensions to symbols; scales and masks count as part of the probabilities."""
+    for msg in trace.nodes.values():
+        if "log_prob" in msg:
+            msg["unscaled_log_prob"] = msg["log_prob"]
+    trace.pack_tensors()
+
+
+def highest_likelihood(trace: poutine.Trace, structure: Structure) -> torch.Tensor:
+    """An upper bound of the log likelihood over every assignment of the enumerated latents.
+
+    Each element of each observed site takes its own best assignment; the bound is attained where these agree.
+    """
+    total = torch.zeros(())
+    for site in structure.of("observed", "factor"):
+        log_prob = trace.nodes[site.name]["log_prob"]
+        plates = min(structure.plate_nesting, log_prob.ndim)
+        total = total + log_prob.reshape((-1, *log_prob.shape[log_prob.ndim - plates :])).amax(0).sum()
+    return total
+
+
+def bias_shape(trace: poutine.Trace, site: Site) -> tuple[int, ...]:
+    """The shape of a site's own enumeration dimension, broadcast over its plates and nothing else."""
+    infer: Any = trace.nodes[site.name]["infer"]
+    shape = [site.states or 1, *[1] * (-infer["_enumerate_dim"] - 1)]
+    for plate in site.plates:
+        shape[plate.dim] = plate.size
+    return tuple(shape)
+
+
+def posterior(bound: Bound, structure: Structure, *messengers: Any) -> tuple[torch.Tensor, Values]:
+    """Log evidence, and for each discrete latent the probabilities of its states, ``[*batch shape, states]``."""
+    with torch.enable_grad():
+        trace = enumerated(bound, structure, *messengers)
+        bias = {site.name: torch.zeros(bias_shape(trace, site), requires_grad=True) for site in structure.discrete}
+        total = log_evidence(trace, bias)
+        grads = torch.autograd.grad(total, list(bias.values()))
+    probabilities = {
+        site.name: grad.reshape(-1, *site.batch_shape).movedim(0, -1)
+        for site, grad in zip(structure.discrete, grads, strict=True)
+    }
+    return total.detach(), probabilities
+
+
+class _LargestTable(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the largest tensor that any operation makes."""
+
+    largest = 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, torch.Tensor):
+                self.largest = max(self.largest, value.numel())
+        return result
+
+
+def table_size(bound: Bound, structure: Structure) -> int:
+    """The largest intermediate table of the exact sum, in numbers, found without making any table.
+
+    Runs the sum on tensors that have shapes but no contents. A program whose tables cannot even be laid out
+    (more than 64 dimensions) counts as the product of all its states.
+    """
+    recorder = _LargestTable()  # type: ignore[no-untyped-call]
+    try:
+        with (
+            quiet("torch._subclasses.fake_tensor", "torch.fx"),
+            FakeTensorMode(allow_non_fake_inputs=True),
+            recorder,
+            torch.no_grad(),
+        ):
+            log_evidence(enumerated(bound, structure))
+    except (RuntimeError, ValueError) as error:
+        if "dim" not in str(error):  # the program asks for a value, which a shape does not have
+            return recorder.largest
+        return math.prod(site.states or 1 for site in structure.discrete)
+    return recorder.largest
+
+
+def draw(bound: Bound, structure: Structure, *messengers: Any) -> Values:
+    """One joint posterior draw of all discrete latents: forward filtering, backward sampling over the same sums."""
+    trace = enumerated(bound, structure, *messengers)
+    _pack(trace)
+    # Pyro replays the program under a handler that holds the values drawn; the handler's trace is all that is wanted.
+    drawn = _sample_posterior_from_trace(lambda: getattr(runtime._PYRO_STACK[-1], "trace"), trace, 1, False)  # noqa: B009
+    return {site.name: drawn.nodes[site.name]["value"].reshape(site.shape) for site in structure.discrete}

@@ -1,0 +1,219 @@
+"""Readings of one program: density, score, prior draw, prediction, each a pure function of named tensors.
+
+Every reading treats a *single* draw, as the program's author wrote it, and returns a flat dictionary;
+``batched.Batched`` turns it into a function of thousands of draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch.distributions import biject_to
+
+from phlogiston.engine import enumeration, handlers
+from phlogiston.engine.sites import Bound, Site, Structure, run, score
+
+Values = dict[str, torch.Tensor]
+LIKELIHOOD = "log_likelihood/"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a continuous latent lives in the flat unconstrained vector."""
+
+    site: Site
+    start: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the site's unconstrained value."""
+        assert self.site.unconstrained_shape is not None
+        return self.site.unconstrained_shape
+
+    @property
+    def stop(self) -> int:
+        """One past its last position."""
+        return self.start + math.prod(self.shape)
+
+
+def layout(structure: Structure) -> tuple[Slot, ...]:
+    """The continuous latents one after another, in program order."""
+    slots: list[Slot] = []
+    for site in structure.continuous:
+        slots.append(Slot(site, slots[-1].stop if slots else 0))
+    return tuple(slots)
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """The readings of one bound program.
+
+    ``enumerate`` sums the enumerable latents out of densities.
+    """
+
+    bound: Bound
+    structure: Structure
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Where each continuous latent lives."""
+        return layout(self.structure)
+
+    @property
+    def dim(self) -> int:
+        """Length of the unconstrained vector."""
+        return self.slots[-1].stop if self.slots else 0
+
+    def _run(self, *messengers: Any) -> poutine.Trace:
+        return prune_subsample_sites(run(self.bound, *messengers, parameters=self.structure.parameters))
+
+    def _split(self, u: torch.Tensor) -> Values:
+        return {slot.site.name: u[slot.start : slot.stop].reshape(slot.shape) for slot in self.slots}
+
+    def density(self, inputs: Values) -> Values:
+        """``u [D]`` -> ``value []``: log p(values, observed) + log |d values / d u|, discrete latents summed out."""
+        unconstrain = handlers.Unconstrained(self._split(inputs["u"]))
+        if self.structure.discrete:
+            trace = enumeration.enumerated(self.bound, self.structure, unconstrain)
+            log_joint = enumeration.log_evidence(trace)
+        else:
+            log_joint = _log_prob_sum(self._run(unconstrain))
+        return {"value": log_joint + sum(unconstrain.log_jacobian.values(), torch.zeros(()))}
+
+    def density_and_grad(self, inputs: Values) -> Values:
+        """``u [D]`` -> ``value []`` and ``grad [D]``."""
+        return _value_and_grad(lambda u: self.density({"u": u})["value"], inputs["u"])
+
+    def likelihood_and_grad(self, inputs: Values) -> Values:
+        """``u [D]`` -> ``value []``, log p(observed | latents), and ``grad [D]``.
+
+        Of discrete latents, each observation takes those that suit it best: the value is then an upper bound.
+        """
+
+        def likelihood(u: torch.Tensor) -> torch.Tensor:
+            if self.structure.discrete:
+                unconstrain = handlers.Unconstrained(self._split(u))
+                trace = enumeration.enumerated(self.bound, self.structure, unconstrain)
+                return enumeration.highest_likelihood(trace, self.structure)
+            scored = self._scored(self._run(handlers.Unconstrained(self._split(u))))
+            return sum((v.sum() for k, v in scored.items() if k.startswith(LIKELIHOOD)), torch.zeros(()))
+
+        return _value_and_grad(likelihood, inputs["u"])
+
+    def constrain(self, inputs: Values) -> Values:
+        """``u [D]`` -> the continuous latents, and the deterministics where no discrete latent feeds them."""
+        trace = self._run(handlers.Unconstrained(self._split(inputs["u"])))
+        return self._values(trace, *(site.name for site in self.structure.continuous), *self._fixed_deterministics)
+
+    @property
+    def _fixed_deterministics(self) -> tuple[str, ...]:
+        return () if self.structure.discrete else tuple(site.name for site in self.structure.of("deterministic"))
+
+    def unconstrain(self, inputs: Values) -> Values:
+        """Continuous latents -> ``u [D]``."""
+        trace = self._run(handlers.Substitute(inputs))
+        parts = [
+            biject_to(_message(trace, slot.site.name)["fn"].support).inv(inputs[slot.site.name]).reshape(-1)
+            for slot in self.slots
+        ]
+        return {"u": torch.cat(parts) if parts else torch.zeros(0)}
+
+    def score(self, inputs: Values) -> Values:
+        """All latents -> ``log_prior []`` and ``log_likelihood/<site>`` (pointwise), and the deterministics."""
+        return self._scored(self._run(handlers.Substitute(inputs)))
+
+    def propose(self, inputs: Values) -> Values:
+        """A draw from the prior: latents, deterministics and ``log_weight []``, its log likelihood."""
+        trace = self._run()
+        scored = self._scored(trace)
+        weight = sum((v.sum() for k, v in scored.items() if k.startswith(LIKELIHOOD)), torch.zeros(()))
+        for site in self.structure.of("latent"):
+            weight = weight + _scale_correction(_message(trace, site.name))
+        return {**self._values(trace, *self._drawn), "log_weight": weight}
+
+    def complete(self, inputs: Values) -> Values:
+        """Some latents given, the rest drawn: ``log_joint []`` and ``log_drawn []`` (of what was drawn), all values."""
+        trace = self._run(handlers.Substitute(inputs))
+        scored = self._scored(trace)
+        joint = scored["log_prior"] + sum(
+            (v.sum() for k, v in scored.items() if k.startswith(LIKELIHOOD)), torch.zeros(())
+        )
+        drawn = torch.zeros(())
+        for site in self.structure.of("latent"):
+            if site.name not in inputs:
+                msg = _message(trace, site.name)
+                drawn = drawn + msg["fn"].log_prob(msg["value"]).sum()
+        return {**self._values(trace, *self._drawn), "log_joint": joint, "log_drawn": drawn}
+
+    def simulate(self, inputs: Values) -> Values:
+        """Latents given or drawn, everything observed drawn afresh: every site of the program."""
+        return self._values(
+            self._run(handlers.Substitute(inputs), handlers.Unobserve()), *self._drawn, *self._observables
+        )
+
+    def discretes(self, inputs: Values) -> Values:
+        """Continuous latents -> a joint posterior draw of the discrete ones, with the deterministics."""
+        drawn = enumeration.draw(self.bound, self.structure, handlers.Substitute(inputs))
+        values = {**inputs, **drawn}
+        if not self.structure.of("deterministic"):
+            return {name: values[name] for name in self._drawn}
+        return self._values(self._run(handlers.Substitute(values)), *self._drawn)
+
+    @property
+    def _drawn(self) -> tuple[str, ...]:
+        return tuple(site.name for site in self.structure.of("latent", "deterministic"))
+
+    @property
+    def _observables(self) -> tuple[str, ...]:
+        return tuple(site.name for site in self.structure.of("observed"))
+
+    def _values(self, trace: poutine.Trace, *names: str) -> Values:
+        return {name: torch.as_tensor(trace.nodes[name]["value"]) for name in names}
+
+    def _scored(self, trace: poutine.Trace) -> Values:
+        score(trace)
+        result = {"log_prior": torch.zeros(())}
+        for site in self.structure.sites:
+            if site.role == "latent":
+                result["log_prior"] = result["log_prior"] + trace.nodes[site.name]["log_prob"].sum()
+            elif site.role in ("observed", "factor"):
+                result[LIKELIHOOD + site.name] = trace.nodes[site.name]["log_prob"]
+        return {**result, **self._values(trace, *(site.name for site in self.structure.of("deterministic")))}
+
+
+def _value_and_grad(function: Callable[[torch.Tensor], torch.Tensor], u: torch.Tensor) -> Values:
+    u = u.detach().requires_grad_()
+    with torch.enable_grad():
+        value = function(u)
+        if not value.requires_grad:
+            return {"value": value, "grad": torch.zeros_like(u)}
+        (grad,) = torch.autograd.grad(value, u)
+    return {"value": value.detach(), "grad": grad}
+
+
+def _log_prob_sum(trace: poutine.Trace) -> torch.Tensor:
+    score(trace)
+    terms = [msg["log_prob_sum"] for msg in trace.nodes.values() if "log_prob_sum" in msg]
+    return sum(terms, torch.zeros(()))
+
+
+def _message(trace: poutine.Trace, name: str) -> dict[str, Any]:
+    """A site's message, whose fields Pyro types too narrowly to be used."""
+    return cast(dict[str, Any], trace.nodes[name])
+
+
+def _scale_correction(msg: Mapping[str, Any]) -> torch.Tensor:
+    """What ``poutine.scale`` adds to a latent's density beyond the density that it was drawn from."""
+    if isinstance(msg["scale"], float) and msg["scale"] == 1.0:
+        return torch.zeros(())
+    unscaled: torch.Tensor = msg["unscaled_log_prob"]
+    if msg["mask"] is not None:
+        unscaled = torch.where(torch.as_tensor(msg["mask"]), unscaled, torch.zeros(()))
+    scaled: torch.Tensor = msg["log_prob"]
+    return scaled.sum() - unscaled.sum()

@@ -1,0 +1,79 @@
+"""Run a program without leaving a trace of it in any global."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+
+
+@contextmanager
+def isolated(seed: int | None = None, dtype: torch.dtype | None = None) -> Iterator[None]:
+    """Put back every global that a Pyro program may touch: RNGs, parameter store, validation, default dtype.
+
+    Args:
+        seed: seeds torch's, NumPy's and Python's global generators inside the block; None leaves their
+            streams where they were.
+        dtype: the default dtype inside the block.
+    """
+    numpy_state, python_state, default = np.random.get_state(), random.getstate(), torch.get_default_dtype()
+    store = pyro.get_param_store()
+    with ExitStack() as stack:
+        stack.callback(np.random.set_state, numpy_state)
+        stack.callback(random.setstate, python_state)
+        stack.callback(torch.set_default_dtype, default)
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(store.scope(_copied(store.get_state())))
+        stack.enter_context(pyro.validation_enabled(False))
+        if seed is not None:
+            pyro.set_rng_seed(seed % 2**32)
+        if dtype is not None:
+            torch.set_default_dtype(dtype)
+        yield
+
+
+def _copied(state: Any) -> Any:
+    """The parameter store's state with tensors of its own, so that nothing inside can write into the user's."""
+    if not state["params"]:
+        return state
+    params = {
+        name: value.detach().clone().requires_grad_(value.requires_grad) for name, value in state["params"].items()
+    }
+    return {**state, "params": params}
+
+
+@contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """Silence loggers of torch that would report as a fault what is handled here."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.disabled for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
+
+
+def spawn(seed: int | np.random.SeedSequence | None, count: int) -> list[np.random.SeedSequence]:
+    """``count`` independent seeds from one (NumPy's ``SeedSequence.spawn``, without its hidden counter)."""
+    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    return [np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, child)) for child in range(count)]
+
+
+def as_int(seed: np.random.SeedSequence) -> int:
+    """The seed as one 32-bit integer, for libraries that want that."""
+    return int(seed.generate_state(1)[0])
+
+
+def generator(seed: int | np.random.SeedSequence | None) -> np.random.Generator:
+    """NumPy's fastest generator (SFC64), from a seed."""
+    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    return np.random.Generator(np.random.SFC64(root))

@@ -1,0 +1,289 @@
+"""What a program consists of: one run of it, written down site by site."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from torch.distributions import biject_to
+
+from phlogiston.engine import handlers
+from phlogiston.engine.adapt import Adapt
+from phlogiston.engine.isolate import isolated
+from phlogiston.errors import ProgramError
+
+Role = Literal["latent", "observed", "deterministic", "parameter", "factor"]
+
+
+class Bound(Protocol):
+    """A program with everything that it runs on."""
+
+    @property
+    def program(self) -> Any:
+        """The Pyro program."""
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Its positional inputs."""
+
+    @property
+    def kwargs(self) -> Mapping[str, Any]:
+        """Its inputs by keyword."""
+
+    @property
+    def observed(self) -> Mapping[str, torch.Tensor]:
+        """Values by observed site."""
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A named batch of conditionally independent sites; ``dim`` counts batch dimensions from the right."""
+
+    name: str
+    size: int
+    dim: int
+    subsampled: bool = False
+
+
+@dataclass(frozen=True)
+class Site:
+    """One statement of a program, as it was when the program ran.
+
+    ``shape`` is the shape of its value in a single run; its last ``event_dim`` dimensions are one event.
+    ``states`` counts the values of a finite discrete site (None otherwise). ``drawn_shape`` is the shape that
+    its distribution gives; an observed value of another shape is a mistake, or a batch without a plate.
+    """
+
+    name: str
+    role: Role
+    shape: tuple[int, ...]
+    event_dim: int = 0
+    plates: tuple[Plate, ...] = ()
+    support: Any = None
+    discrete: bool = False
+    states: int | None = None
+    improper: bool = False
+    masked: bool = False
+    distribution: str = ""
+    drawn_shape: tuple[int, ...] = ()
+    in_support: bool = True
+    log_prob_is_nan: bool = False
+    unconstrained_shape: tuple[int, ...] | None = None
+
+    @property
+    def enumerable(self) -> bool:
+        """Whether the site has finitely many values that can be listed."""
+        return self.states is not None
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The shape without its event dimensions."""
+        return self.shape[: len(self.shape) - self.event_dim]
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """A name for every dimension: the plate's where there is one."""
+        by_dim = {plate.dim: plate.name for plate in self.plates}
+        batch = len(self.batch_shape)
+        return tuple(
+            by_dim.get(i - batch, f"{self.name}_dim_{i}") if i < batch else f"{self.name}_dim_{i}"
+            for i in range(len(self.shape))
+        )
+
+    @property
+    def unplated(self) -> tuple[int, ...]:
+        """Batch dimensions (from the right) that are longer than one and belong to no plate."""
+        by_dim = {plate.dim for plate in self.plates}
+        batch = len(self.batch_shape)
+        return tuple(i - batch for i, n in enumerate(self.batch_shape) if n > 1 and i - batch not in by_dim)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """All sites in program order, with the values of parameters and observations that the run met."""
+
+    sites: tuple[Site, ...]
+    parameters: Mapping[str, torch.Tensor]
+    observations: Mapping[str, torch.Tensor]
+    plate_nesting: int
+
+    def of(self, *roles: Role) -> tuple[Site, ...]:
+        """The sites that have one of these roles."""
+        return tuple(site for site in self.sites if site.role in roles)
+
+    @property
+    def continuous(self) -> tuple[Site, ...]:
+        """Latents that live on a continuum."""
+        return tuple(site for site in self.of("latent") if not site.discrete)
+
+    @property
+    def discrete(self) -> tuple[Site, ...]:
+        """Latents that live on a countable set."""
+        return tuple(site for site in self.of("latent") if site.discrete)
+
+    def __getitem__(self, name: str) -> Site:
+        return {site.name: site for site in self.sites}[name]
+
+
+def run(bound: Bound, *messengers: Any, parameters: Mapping[str, torch.Tensor] | None = None) -> poutine.Trace:
+    """Run the program once under handlers (the last one given is nearest to the program); its trace.
+
+    Raises:
+        ProgramError: the program raised; its own error is the cause, and the message names the line.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(handlers.Fallback())
+        stack.enter_context(handlers.Parameters(parameters or {}))
+        for messenger in messengers:
+            stack.enter_context(messenger)
+        stack.enter_context(handlers.Observe(_cast(bound.observed)))
+        stack.enter_context(Adapt())
+        tracer = stack.enter_context(poutine.trace())
+        args, kwargs = _cast(bound.args), _cast(bound.kwargs)
+        try:
+            bound.program(*args, **kwargs)
+        except Exception as error:
+            raise _program_error(bound.program, error) from error
+    return tracer.trace
+
+
+def score(trace: poutine.Trace) -> poutine.Trace:
+    """Compute the log probability of every site of a trace but the deterministic ones."""
+    with Adapt():
+        trace.compute_log_prob(lambda name, msg: not handlers.is_deterministic(cast(dict[str, Any], msg)))
+    return trace
+
+
+def _cast(value: Any) -> Any:
+    """Floating tensors in the precision of the moment (the default dtype); everything else as it is."""
+    if isinstance(value, torch.Tensor):
+        return value.to(torch.get_default_dtype()) if value.is_floating_point() else value
+    if isinstance(value, Mapping):
+        return {key: _cast(item) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_cast(item) for item in value)
+    return value
+
+
+def discover(bound: Bound, dtype: torch.dtype = torch.float64) -> Structure:
+    """Run the program once, conditioned, and write down its sites.
+
+    Raises:
+        ProgramError: the program raised; its own error is the cause, and the message names the line.
+    """
+    with isolated(seed=0, dtype=dtype), torch.no_grad():
+        trace = run(bound)
+        nodes = {name: cast(dict[str, Any], msg) for name, msg in trace.nodes.items()}
+        parameters = {name: msg["value"].detach().clone() for name, msg in nodes.items() if msg["type"] == "param"}
+        messages = {name: msg for name, msg in nodes.items() if msg["type"] == "sample"}
+        sites = [_site(msg) for msg in messages.values() if not handlers.is_plate_index(msg)]
+        observations = {
+            name: torch.as_tensor(msg["value"]).detach()
+            for name, msg in messages.items()
+            if msg["is_observed"] and handlers.is_data(msg)
+        }
+    sites += [Site(name, "parameter", tuple(value.shape), value.ndim) for name, value in parameters.items()]
+    nesting = max((-plate.dim for site in sites for plate in site.plates), default=0)
+    nesting = max([nesting, *(len(site.batch_shape) for site in sites if site.role != "deterministic")])
+    return Structure(tuple(sites), parameters, observations, nesting)
+
+
+def _site(msg: dict[str, Any]) -> Site:
+    fn, value = msg["fn"], torch.as_tensor(msg["value"])
+    role: Role = (
+        "deterministic"
+        if handlers.is_deterministic(msg)
+        else "factor"
+        if handlers.is_factor(msg)
+        else "observed"
+        if msg["is_observed"]
+        else "latent"
+    )
+    plates = tuple(
+        Plate(frame.name, int(frame.full_size or frame.size), frame.dim, frame.full_size not in (None, frame.size))
+        for frame in msg["cond_indep_stack"]
+        if frame.vectorized and frame.dim is not None
+    )
+    support = getattr(fn, "support", None)
+    discrete = bool(getattr(support, "is_discrete", False))
+    states = _count_states(fn) if role == "latent" else None
+    unconstrained = None
+    if role == "latent" and not discrete and not handlers.is_point_mass(msg):
+        unconstrained = tuple(biject_to(support).inverse_shape(value.shape))
+    if handlers.is_point_mass(msg) and role == "latent":
+        role = "deterministic"
+    event_dim = int(fn.event_dim)
+    if role == "deterministic" and event_dim == value.ndim and _spans(plates, tuple(value.shape)):
+        event_dim = 0  # pyro.deterministic takes every dimension for an event unless told; plates know better
+    return Site(
+        name=msg["name"],
+        role=role,
+        shape=tuple(value.shape),
+        event_dim=event_dim,
+        plates=plates,
+        support=support,
+        discrete=discrete,
+        states=states,
+        improper=role == "latent" and handlers.is_improper(fn),
+        masked=not bool(_mask(msg).all()),
+        distribution=type(handlers.base(fn)).__name__,
+        unconstrained_shape=unconstrained,
+        drawn_shape=tuple(fn.batch_shape + fn.event_shape),
+        in_support=role != "observed" or _in_support(fn, value, _mask(msg)),
+        log_prob_is_nan=role == "observed" and _log_prob_is_nan(msg),
+    )
+
+
+def _spans(plates: tuple[Plate, ...], shape: tuple[int, ...]) -> bool:
+    return bool(plates) and all(-plate.dim <= len(shape) and shape[plate.dim] == plate.size for plate in plates)
+
+
+def _in_support(fn: Any, value: torch.Tensor, mask: torch.Tensor) -> bool:
+    try:
+        inside = fn.support.check(value)
+    except (NotImplementedError, RuntimeError, ValueError):  # no check for this support, or shapes that do not fit
+        return True
+    return bool((inside | ~mask).all())
+
+
+def _log_prob_is_nan(msg: dict[str, Any]) -> bool:
+    try:
+        log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), mask=_mask(msg))
+    except (RuntimeError, ValueError):  # shapes that do not fit are reported as such
+        return False
+    return bool(torch.isnan(torch.as_tensor(log_prob)).any())
+
+
+def _count_states(fn: Any) -> int | None:
+    if not getattr(fn, "has_enumerate_support", False):
+        return None
+    try:
+        return int(fn.enumerate_support(expand=False).shape[0])
+    except NotImplementedError:  # torch: a product of supports, or supports of several sizes
+        return None
+
+
+def _mask(msg: dict[str, Any]) -> torch.Tensor:
+    """Where the site counts: the mask of ``poutine.mask`` and that of ``.mask`` on its distribution."""
+    masks = [msg["mask"], getattr(msg["fn"], "_mask", None)]
+    found = torch.as_tensor(True)
+    for mask in masks:
+        found = found & torch.as_tensor(True if mask is None else mask)
+    return found
+
+
+def _program_error(program: Any, error: Exception) -> ProgramError:
+    """The error, with the innermost line of the user's program at which it arose."""
+    name = getattr(program, "__name__", type(program).__name__)
+    code = getattr(program, "__code__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    here = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
+    where = f" at {here[-1].filename}:{here[-1].lineno}: {here[-1].line}" if here else ""
+    message = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    return ProgramError(f"program {name!r} raised {type(error).__name__}{where}: {message}")

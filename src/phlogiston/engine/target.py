@@ -1,0 +1,275 @@
+"""``Target``: the log densities of a program, for thousands of draws in one call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from phlogiston.engine.batched import LEAVES_TORCH, Batched, Tier
+from phlogiston.engine.enumeration import posterior as enumerated_posterior
+from phlogiston.engine.enumeration import table_size as enumerated_table_size
+from phlogiston.engine.interpret import LIKELIHOOD, Interpreter, Slot, Values
+from phlogiston.engine.isolate import isolated, spawn
+from phlogiston.engine.sites import Bound, Structure, discover
+from phlogiston.errors import ModelError, UnsupportedModel, UntraceableProgram, problem
+
+
+class Target:
+    r"""The log densities of a bound program.
+
+    On named constrained values :math:`z`: ``log_prior`` :math:`\log p(z)`, ``log_likelihood``
+    :math:`\log p(x \mid z)` per observed site and pointwise, ``log_joint`` their sum. On the flat
+    unconstrained vector :math:`u` of the continuous latents: ``log_density``
+    :math:`\log p(T(u), x) + \log |\det T'(u)|` with enumerable discrete latents summed out, and its gradient.
+    Everything takes any number of leading batch dimensions.
+
+    Args:
+        bound: a ``Model`` (or anything with ``program, args, kwargs, observed``).
+        engine: the tier to use; "auto" picks, "compiled", "graph" or "loop" insist.
+        dtype: precision of latents and densities; floating inputs and data are cast to it.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, torch
+        >>> def program():
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        ...     pyro.sample("y", dist.Normal(mu, 1.0))
+        >>> target = Target(ph.Model(program).observe(y=1.0), engine="graph")
+        >>> target.log_density(torch.zeros(3, 1)).shape
+        torch.Size([3])
+    """
+
+    def __init__(self, bound: Bound, *, engine: Tier = "auto", dtype: torch.dtype = torch.float64) -> None:
+        self.dtype = dtype
+        self._wanted: Tier = engine
+        self.structure: Structure = discover(bound, dtype)
+        self._interpreter = Interpreter(bound, self.structure)
+        self._functions: dict[str, Batched] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def dim(self) -> int:
+        """Length of the unconstrained vector."""
+        return self._interpreter.dim
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Where each continuous latent lives in the unconstrained vector."""
+        return self._interpreter.slots
+
+    def log_density(self, u: torch.Tensor) -> torch.Tensor:
+        """``u [..., D]`` -> ``[...]``."""
+        return self._flat("density", u)["value"]
+
+    def value_and_grad(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``u [..., D]`` -> log density ``[...]`` and its gradient ``[..., D]``."""
+        result = self._flat("density_and_grad", u)
+        return result["value"], result["grad"]
+
+    def likelihood_and_grad(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``u [..., D]`` -> log p(observed | latents) and its gradient; each datum takes its best discrete latents."""
+        result = self._flat("likelihood_and_grad", u)
+        return result["value"], result["grad"]
+
+    def constrain(self, u: torch.Tensor) -> Values:
+        """``u [..., D]`` -> the continuous latents by name, and deterministics that no discrete latent feeds."""
+        return self._flat("constrain", u)
+
+    def unconstrain(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The continuous latents by name, ``[..., *site shape]`` -> ``u [..., D]``."""
+        names = [site.name for site in self.structure.continuous]
+        return self._named("unconstrain", {name: values[name] for name in names})["u"]
+
+    def log_prior(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """All latents by name -> ``[...]``."""
+        return self._named("score", self._latents(values))["log_prior"]
+
+    def log_likelihood(self, values: Mapping[str, torch.Tensor]) -> Values:
+        """All latents by name -> for each observed site ``[..., *batch shape]``; factors are left out."""
+        scored = self._named("score", self._latents(values))
+        names = [site.name for site in self.structure.of("observed")]
+        return {name: scored[LIKELIHOOD + name] for name in names}
+
+    def log_joint(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """All latents by name -> log p(latents, observed), ``[...]``."""
+        scored = self._named("score", self._latents(values))
+        return scored["log_prior"] + self.total_log_likelihood(scored, scored["log_prior"].ndim)
+
+    @staticmethod
+    def total_log_likelihood(scored: Values, batch_dims: int) -> torch.Tensor:
+        """The sum of all observed sites' and factors' terms in a score."""
+        terms = [v.reshape(*v.shape[:batch_dims], -1).sum(-1) for k, v in scored.items() if k.startswith(LIKELIHOOD)]
+        return sum(terms, torch.zeros(scored["log_prior"].shape, dtype=scored["log_prior"].dtype))
+
+    def deterministics(self, values: Mapping[str, torch.Tensor]) -> Values:
+        """All latents by name -> the ``pyro.deterministic`` sites."""
+        names = [site.name for site in self.structure.of("deterministic")]
+        if not names:
+            return {}
+        scored = self._named("score", self._latents(values))
+        return {name: scored[name] for name in names}
+
+    def propose(self, num_draws: int, seed: np.random.SeedSequence, *, expected: int | None = None) -> Iterator[Values]:
+        """Prior draws in chunks: latents, deterministics, and ``log_weight``, the log likelihood of each.
+
+        ``expected`` says how many of them are likely to be asked for, where that is fewer than all.
+        """
+        self._refuse_improper({})
+        return self._function("propose", {}).stream(self._no_inputs(num_draws), num_draws, seed, expected)
+
+    def complete(self, values: Values, num_draws: int, seed: np.random.SeedSequence) -> Values:
+        """Draw the latents that ``values`` lacks: all values, ``log_joint``, and ``log_drawn`` of what was drawn."""
+        return self._function("complete", values)(values or self._no_inputs(num_draws), num_draws, seed)
+
+    def simulate(self, values: Values, num_draws: int, seed: np.random.SeedSequence) -> Values:
+        """Every site of the program: latents as given, else drawn; observed sites always drawn."""
+        self._refuse_improper(values)
+        return self._function("simulate", values)(values or self._no_inputs(num_draws), num_draws, seed)
+
+    def recover_discretes(self, values: Values, seed: np.random.SeedSequence) -> Values:
+        """Continuous latents ``[n, ...]`` -> with them, a joint posterior draw of the discrete ones for each."""
+        rows = next(iter(values.values())).shape[0]
+        return self._function("discretes", values)(values, rows, seed)
+
+    def table_size(self) -> int:
+        """The largest table that ``enumerate`` would make, in numbers; nothing of that size is made."""
+        with isolated(seed=0, dtype=self.dtype):
+            return enumerated_table_size(self._interpreter.bound, self.structure)
+
+    def enumerate(self) -> tuple[torch.Tensor, Values]:
+        """Exact log evidence, and the posterior probabilities ``[*batch shape, states]`` of every discrete latent."""
+        with isolated(seed=0, dtype=self.dtype):
+            return enumerated_posterior(self._interpreter.bound, self.structure)
+
+    def enumerate_draws(self, num_draws: int, seed: np.random.SeedSequence) -> Values:
+        """Joint posterior draws of a program whose latents are all discrete, with the deterministics."""
+        return self._function("discretes", {})(self._no_inputs(num_draws), num_draws, seed)
+
+    def initial(
+        self, num_draws: int, seed: np.random.SeedSequence, *, radius: float = 2.0, tries: int = 100
+    ) -> torch.Tensor:
+        """Starting points ``[n, D]``, uniform in [-radius, radius], with finite density and gradient.
+
+        Raises:
+            ModelError: none was found; names the first site whose density is not finite.
+        """
+        found: list[torch.Tensor] = []
+        for attempt in spawn(seed, tries):
+            u = torch.from_numpy(np.random.default_rng(attempt).uniform(-radius, radius, (num_draws, self.dim)))
+            u = u.to(self.dtype)
+            value, grad = self.value_and_grad(u)
+            ok = torch.isfinite(value) & torch.isfinite(grad).all(-1)
+            found.extend(u[ok])
+            if len(found) >= num_draws:
+                return torch.stack(found[:num_draws])
+        raise ModelError(self._explain_no_start(u[0]))
+
+    def engine_of(self, name: str) -> str:
+        """The tier that one of the readings last ran on, with the reason where it is not the fastest."""
+        function = self._functions.get(name)
+        if function is None:
+            return ""
+        return f"{function.ran} ({function.reason})" if function.reason else function.ran
+
+    def evaluator(self, name: str, rows: int, calls: int) -> Callable[..., Any]:
+        """A reading of ``u [rows, D]`` without any overhead, for a sampler's loop of about so many calls."""
+        return self._function(name, {"u": torch.zeros(1, self.dim, dtype=self.dtype)}).direct(rows, calls)
+
+    def _flat(self, name: str, u: torch.Tensor) -> Values:
+        u = torch.as_tensor(u, dtype=self.dtype)
+        if u.shape[-1] != self.dim:
+            raise ValueError(
+                problem(
+                    f"Target.{name}", found=f"u of shape {tuple(u.shape)}", expected=f"a last dimension of {self.dim}"
+                )
+            )
+        return self._batch(name, {"u": u}, u.shape[:-1])
+
+    def _named(self, name: str, values: Values) -> Values:
+        first = next(iter(values), None)
+        if first is None:
+            return {key: value[0] for key, value in self._batch(name, self._no_inputs(1), torch.Size([1])).items()}
+        shape = self.structure[first].shape
+        tensor = values[first]
+        return self._batch(name, values, tensor.shape[: tensor.ndim - len(shape)])
+
+    def _batch(self, name: str, inputs: Values, batch: torch.Size) -> Values:
+        rows = int(np.prod(batch))
+        flat = {key: value.reshape((rows, *value.shape[len(batch) :])) for key, value in inputs.items()}
+        result = self._function(name, flat)(flat, rows)
+        return {key: value.reshape((*batch, *value.shape[1:])) for key, value in result.items()}
+
+    def _latents(self, values: Mapping[str, torch.Tensor]) -> Values:
+        latents = {}
+        for site in self.structure.of("latent"):
+            if site.name not in values:
+                raise ValueError(
+                    problem(f"site {site.name!r}", found="no value", expected=f"a value of shape [..., {site.shape}]")
+                )
+            value = torch.as_tensor(values[site.name])
+            latents[site.name] = value.to(self.dtype) if value.is_floating_point() else value
+        return latents
+
+    def _no_inputs(self, rows: int) -> Values:
+        return {"_": torch.zeros(rows, dtype=self.dtype)}
+
+    def _function(self, name: str, inputs: Values) -> Batched:
+        given = sorted(key for key in inputs if key != "_")
+        key = name if name not in ("complete", "simulate") else f"{name}:{','.join(given)}"
+        with self._lock:
+            if key not in self._functions:
+                self._functions[key] = self._build(name, inputs)
+            return self._functions[key]
+
+    def _build(self, name: str, inputs: Values) -> Batched:
+        reading = getattr(self._interpreter, name)
+        bare = {key: value[0] for key, value in inputs.items()} if inputs else {"_": torch.zeros((), dtype=self.dtype)}
+        function = (lambda values: reading({})) if "_" in bare else reading
+        is_density = name in ("density", "density_and_grad", "likelihood_and_grad")
+        judged = is_density or name == "propose"
+        values_matter = name != "discretes" or bool(self.structure.of("deterministic"))
+        return Batched(
+            function,
+            bare,
+            tier=self._wanted,
+            dtype=self.dtype,
+            is_random=name in ("propose", "complete", "simulate", "discretes"),
+            second={"u": torch.linspace(-0.7, 0.9, self.dim, dtype=self.dtype)} if is_density else None,
+            check=self._check_proposal if name == "propose" else None,
+            judge=None if judged or not (self.dim or values_matter) else self._judge,
+        )
+
+    def _judge(self) -> Batched:
+        """The reading that decides whether graphs of this program follow the program: prior draws, or the density."""
+        if any(site.improper for site in self.structure.of("latent")):
+            return self._function("density", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
+        return self._function("propose", {})
+
+    def _check_proposal(self, draw: Values) -> None:
+        """Score a traced prior draw by the program itself: the log likelihoods must agree."""
+        scored = self._interpreter.score({site.name: draw[site.name] for site in self.structure.of("latent")})
+        weight = self.total_log_likelihood(scored, 0)
+        if not torch.allclose(weight, draw["log_weight"], rtol=1e-9, atol=1e-9, equal_nan=True):
+            raise UntraceableProgram(LEAVES_TORCH)
+
+    def _refuse_improper(self, given: Mapping[str, torch.Tensor]) -> None:
+        for site in self.structure.of("latent"):
+            if site.improper and site.name not in given:
+                raise UnsupportedModel(
+                    problem(
+                        f"site {site.name!r}",
+                        found="an improper flat prior, from which nothing can be drawn",
+                        expected="a proper prior",
+                        fix=f'pyro.sample("{site.name}", dist.Normal(0.0, 10.0))',
+                    )
+                )
+
+    def _explain_no_start(self, u: torch.Tensor) -> str:
+        values = {name: value[0] for name, value in self.constrain(u.unsqueeze(0)).items()}
+        shown = ", ".join(f"{name}={value.tolist()}" for name, value in values.items())[:200]
+        return problem(
+            "starting point", found=f"no finite density and gradient; the last try was {shown}", expected="a finite one"
+        )

@@ -1,0 +1,92 @@
+"""Errors and warnings: each message says where, what was found, what was expected, and what to write."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class ModelError(ValueError):
+    """The program, its inputs or its observations cannot be used as they are."""
+
+
+class ProgramError(ModelError):
+    """The program raised an error of its own while it ran; that error is the ``__cause__``."""
+
+
+class UnsupportedModel(ModelError):
+    """The chosen method cannot treat this model; the message names methods that can."""
+
+
+class UntraceableProgram(ModelError):
+    """The program cannot be turned into a graph, for instance as it branches on a latent value."""
+
+
+class SettingError(ValueError):
+    """A setting has a value that makes no sense."""
+
+
+class UnknownName(TypeError):
+    """A method, a setting or a site that does not exist was named."""
+
+
+class DataFileError(ValueError):
+    """A data file or a model file is missing or malformed."""
+
+
+class ImpossibleEvidence(ModelError):
+    """Every particle has likelihood zero: under this program the observations cannot happen."""
+
+
+class PhlogistonWarning(UserWarning):
+    """Every warning of this library."""
+
+
+class ConvergenceWarning(PhlogistonWarning):
+    """Chains disagree, mix too slowly or diverge."""
+
+
+class WeightWarning(PhlogistonWarning):
+    """Importance weights are too uneven for their estimates to be believed."""
+
+
+class RejectionWarning(PhlogistonWarning):
+    """Fewer draws were accepted than were asked for, or the acceptance is approximate."""
+
+
+class ShapeWarning(PhlogistonWarning):
+    """A site is batched without a plate."""
+
+
+def problem(where: str, *, found: str, expected: str, fix: str = "") -> str:
+    """One message in the library's form.
+
+    Example:
+        >>> problem("site 'y'", found="shape (7,)", expected="shape (8,)", fix=".observe(y=y[:8])")
+        "site 'y': found shape (7,); expected shape (8,); write: .observe(y=y[:8])"
+    """
+    return f"{where}: found {found}; expected {expected}" + (f"; write: {fix}" if fix else "")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names as a question, then all of them.
+
+    Example:
+        >>> did_you_mean("nutz", ["nuts", "exact"])
+        "did you mean 'nuts'? (known: exact, nuts)"
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    listing = f"(known: {', '.join(known) or 'none'})"
+    return f"did you mean {near[0]!r}? {listing}" if near else listing
+
+
+def warn(message: str, category: type[PhlogistonWarning]) -> None:
+    """Warn at the line of the user's code that called the library."""
+    package, frame, level = str(Path(__file__).parent), sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

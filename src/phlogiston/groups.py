@@ -1,0 +1,199 @@
+"""The groups of a posterior in ArviZ's schema: dims from plates, coords from the model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import xarray as xr
+
+from phlogiston import arviz_edge
+from phlogiston.diagnostics import systematic_resample
+from phlogiston.engine.isolate import generator
+from phlogiston.errors import UnknownName, did_you_mean
+from phlogiston.estimate import Estimate
+from phlogiston.model import Model
+
+Draws = Mapping[str, torch.Tensor]
+
+
+class HasDraws(Protocol):
+    """What the groups are made from (a ``Posterior``)."""
+
+    @property
+    def draws(self) -> Draws:
+        """Site -> draws."""
+
+    @property
+    def model(self) -> Model | None:
+        """The model, if there is one."""
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The method's settings."""
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether the draws form chains."""
+
+    @property
+    def log_weights(self) -> torch.Tensor | None:
+        """Of the draws, unnormalised."""
+
+    @property
+    def stats(self) -> Draws:
+        """Numbers by draw."""
+
+    @property
+    def log_evidence(self) -> Estimate | None:
+        """With its error."""
+
+    @property
+    def marginals(self) -> Draws:
+        """Exact probabilities of discrete sites."""
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Numbers about the run."""
+
+    @property
+    def seed(self) -> int | None:
+        """Of the run."""
+
+    @property
+    def seconds(self) -> float:
+        """Of the run."""
+
+    @property
+    def engine(self) -> str:
+        """The tier that ran."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was warned of."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was stopped by hand."""
+
+    @property
+    def predictions(self) -> Mapping[str, Draws]:
+        """Predictive draws by group."""
+
+
+def container(posterior: HasDraws) -> Any:
+    """ArviZ's own container of all groups."""
+    return arviz_edge.container(datasets(posterior))
+
+
+def datasets(posterior: HasDraws) -> dict[str, xr.Dataset]:
+    """All groups by name; ``posterior`` first.
+
+    Weighted draws: ``posterior`` holds as many draws resampled in proportion to their weights, and
+    ``weighted_posterior`` the draws as they are, with ``log_weight``.
+    """
+    coords = dict(posterior.model.coords) if posterior.model is not None else {}
+    attrs = _attributes(posterior)
+
+    def build(draws: Draws, extra: Mapping[str, Any] | None = None) -> xr.Dataset:
+        variables = {name: (_dims(posterior, name, value), value.numpy()) for name, value in draws.items()}
+        return arviz_edge.dataset(variables, coords, {**attrs, **(extra or {})})
+
+    if posterior.log_weights is None:
+        groups = {"posterior": build(posterior.draws)}
+    else:
+        shape = tuple(posterior.log_weights.shape)
+        flat = posterior.log_weights.reshape(-1).numpy()
+        picked = torch.from_numpy(systematic_resample(flat, flat.size, generator(posterior.seed)))
+        resampled = {
+            name: value.flatten(0, 1)[picked].reshape(*shape, *value.shape[2:])
+            for name, value in posterior.draws.items()
+        }
+        groups = {
+            "posterior": build(resampled, {"resampled_from_weighted_draws": flat.size}),
+            "weighted_posterior": build({**posterior.draws, "log_weight": posterior.log_weights}),
+        }
+    if posterior.stats:
+        groups["sample_stats"] = build(posterior.stats)
+    if posterior.marginals:
+        groups["marginals"] = build(posterior.marginals)
+    for group, draws in posterior.predictions.items():
+        groups[group] = build(draws)
+    return {**groups, **_data_groups(posterior, coords)}
+
+
+def _data_groups(posterior: HasDraws, coords: Mapping[str, Sequence[Any]]) -> dict[str, xr.Dataset]:
+    if posterior.model is None:
+        return {}
+    groups = {}
+    structure = posterior.model.structure
+    observed = {
+        name: (
+            structure[name].dims if value.ndim == len(structure[name].dims) else _numbered(name, value),
+            value.numpy(),
+        )
+        for name, value in structure.observations.items()
+    }
+    inputs = {
+        f"{name}_input" if name in structure.observations else name: (_numbered(name, value), value.detach().numpy())
+        for name, value in posterior.model.inputs.items()
+        if isinstance(value, torch.Tensor)
+    }
+    if observed:
+        groups["observed_data"] = arviz_edge.dataset(observed, coords, {})
+    if inputs:
+        groups["constant_data"] = arviz_edge.dataset(inputs, coords, {})
+    return groups
+
+
+def _numbered(name: str, value: torch.Tensor) -> tuple[str, ...]:
+    return tuple(f"{name}_dim_{i}" for i in range(value.ndim))
+
+
+def _dims(posterior: HasDraws, name: str, value: torch.Tensor) -> tuple[str, ...]:
+    sites = posterior.model.sites if posterior.model is not None else {}
+    if name in posterior.marginals and value.ndim and value is posterior.marginals[name]:
+        own = sites[name].dims[: value.ndim - 1] if name in sites else _numbered(name, value)[:-1]
+        return (*own, f"{name}_state")
+    inner = value.ndim - 2
+    named = name in sites and len(sites[name].dims) == inner
+    return ("chain", "draw", *(sites[name].dims if named else tuple(f"{name}_dim_{i}" for i in range(inner))))
+
+
+def _attributes(posterior: HasDraws) -> dict[str, Any]:
+    attributes: dict[str, Any] = {
+        "created_at": datetime.now(UTC).isoformat(),
+        "inference_library": "phlogiston",
+        "inference_library_version": importlib.metadata.version("phlogiston"),
+        "method": posterior.method,
+        "settings": json.dumps({name: repr(value) for name, value in posterior.settings.items()}),
+        "is_chain": int(posterior.is_chain),
+        "figures": json.dumps(dict(posterior.figures)),
+        "sampling_time": posterior.seconds,
+        "engine": posterior.engine,
+        "warnings": json.dumps(list(posterior.warnings)),
+        "interrupted": int(posterior.interrupted),
+    }
+    if posterior.model is not None:
+        attributes["model"] = posterior.model.name
+    if posterior.seed is not None:
+        attributes["seed"] = posterior.seed
+    if posterior.log_evidence is not None:
+        evidence = posterior.log_evidence
+        attributes["log_evidence"] = [float(np.asarray(evidence.value)), float(np.asarray(evidence.se))]
+        attributes["log_evidence_kind"] = evidence.kind
+    return attributes
+
+
+def unknown_site(verb: str, name: str, draws: Draws) -> UnknownName:
+    """The error for a site that a posterior has no draws of."""
+    return UnknownName(f"{verb}: found no site {name!r}; {did_you_mean(name, draws)}")

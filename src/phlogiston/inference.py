@@ -1,0 +1,131 @@
+"""``infer``: any method on any model, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from phlogiston import registry, storage
+from phlogiston.algorithms.needs import Method
+from phlogiston.errors import warn
+from phlogiston.model import Model
+from phlogiston.posterior import Posterior
+
+
+def infer(
+    model: Model | Callable[..., Any],
+    method: str | Method,
+    *,
+    seed: int | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Posterior:
+    r"""Posterior of a model's latents, :math:`p(z \mid x)`, by any method.
+
+    Args:
+        model: a ``Model``, or a program without inputs.
+        method: a method's name with its settings as keywords, or a method such as ``ph.NUTS(num_samples=500)``.
+        seed: of every random number of the run; None draws one, which the result records.
+        progress: whether a bar is shown (never where standard error is not a terminal).
+        **settings: of a method given by name.
+
+    Returns:
+        the posterior, with its diagnostics in ``.warnings``.
+
+    Raises:
+        UnknownName: no such method or setting (the nearest name is in the message).
+        UnsupportedModel: the method cannot treat the model (the site, and methods that can, are in the message).
+        ModelError: the model, its inputs or its observations are wrong.
+
+    Example:
+        >>> def program():
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        ...     pyro.sample("y", dist.Normal(mu, 1.0))
+        >>> post = infer(ph.Model(program).observe(y=1.0), "importance", num_particles=20_000, seed=0)
+        >>> bool(abs(post.expect("mu").value - 0.8) < 0.05)
+        True
+    """
+    model = model if isinstance(model, Model) else Model(model)
+    chosen = _method(method, settings)
+    seed = secrets.randbits(32) if seed is None else int(seed)
+    posterior = chosen(model, seed=seed, progress=progress)
+    names: list[str] = [field.name for field in dataclasses.fields(chosen)] if dataclasses.is_dataclass(chosen) else []
+    posterior = replace(posterior, settings={name: _plain(getattr(chosen, name)) for name in names})
+    findings = posterior.diagnose()
+    if findings:
+        lines = [str(finding) for finding in findings]
+        warn(f"{registry.name_of(chosen)}: " + " | ".join(lines), findings[0].category)
+        posterior = replace(posterior, warnings=tuple(lines))
+    return posterior
+
+
+def _plain(value: Any) -> Any:
+    """A setting without the draws that it may hold."""
+    return repr(value) if isinstance(value, (Posterior, Model)) else value
+
+
+def _method(method: str | Method, settings: dict[str, Any]) -> Method:
+    if isinstance(method, str):
+        made: Method = registry.make(method, settings)
+        return made
+    if settings:
+        name = registry.name_of(method)
+        raise TypeError(
+            f"infer: found settings {sorted(settings)} beside a method; expected them inside it; write: {name}(...)"
+        )
+    kind: Any = method
+    instance: Any = kind() if isinstance(method, type) else method
+    if not hasattr(instance, "needs"):
+        raise TypeError(
+            f"infer: found {type(method).__name__} as the method; expected a name or a method; see ph.methods()"
+        )
+    found: Method = instance
+    return found
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """A registered method: its name, what it is for, what it needs, its settings and their defaults."""
+
+    name: str
+    summary: str
+    needs: str
+    paper: str
+    defaults: dict[str, Any]
+
+    def __str__(self) -> str:
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.defaults.items())
+        return f"{self.name}: {self.summary}\n  needs {self.needs}\n  settings {settings}\n  {self.paper}"
+
+
+def methods() -> list[MethodInfo]:
+    """Every registered method.
+
+    Example:
+        >>> [info.name for info in methods()][:2]
+        ['exact', 'rejection']
+    """
+    found = []
+    for name in registry.METHODS:
+        kind = registry.method_class(name)
+        defaults = {f.name: f.default for f in dataclasses.fields(kind)}
+        summary = (kind.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+        found.append(MethodInfo(name, " ".join(summary.split()), str(kind.needs), kind.paper, defaults))
+    return found
+
+
+def load(path: str | Path, *, model: Model | None = None) -> Posterior:
+    """A posterior that ``posterior.save`` wrote; nothing in the file is executed.
+
+    Args:
+        path: the file.
+        model: the model, which is not stored; needed for ``predict`` and ``log_likelihood``.
+
+    Raises:
+        DataFileError: there is no such file, or it is something else.
+    """
+    return Posterior(**storage.read(Path(path)), model=model)

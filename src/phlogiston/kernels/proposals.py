@@ -1,0 +1,143 @@
+"""Where importance sampling draws from: the prior, another program, or a density fitted to a posterior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from phlogiston.engine.batched import Tier
+from phlogiston.engine.isolate import generator, spawn
+from phlogiston.errors import ModelError, UnsupportedModel, did_you_mean, problem
+from phlogiston.model import Model
+from phlogiston.posterior import Posterior
+
+Values = dict[str, torch.Tensor]
+_CHUNK = 16_384
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A source of weighted particles.
+
+    Args:
+        draw: number of particles and seed -> chunks of values with ``log_weight``, log p(x, z) - log q(z).
+        engine: the tier that evaluated the last chunk.
+    """
+
+    draw: Callable[[int, np.random.SeedSequence], Iterator[Values]]
+    engine: Callable[[], str]
+
+
+def from_prior(model: Model, tier: Tier) -> Proposal:
+    """Ancestral draws; the weight is the likelihood."""
+    target = model.target(tier)
+    return Proposal(target.propose, lambda: target.engine_of("propose"))
+
+
+def from_program(model: Model, guide: Model, tier: Tier) -> Proposal:
+    """Draws from another program; latents that it lacks are drawn from the model's prior.
+
+    Raises:
+        ModelError: the guide draws a site that the model has not, or of another shape.
+    """
+    latents = {site.name: site for site in model.structure.of("latent")}
+    for site in guide.structure.of("latent"):
+        if site.name not in latents:
+            hint = did_you_mean(site.name, latents)
+            raise ModelError(f"proposal {guide.name!r}: site {site.name!r} is no latent of {model.name!r}; {hint}")
+        if site.shape != latents[site.name].shape:
+            expected = f"shape {latents[site.name].shape}, as in {model.name!r}"
+            raise ModelError(
+                problem(f"proposal {guide.name!r}, site {site.name!r}", found=f"shape {site.shape}", expected=expected)
+            )
+    names = [site.name for site in guide.structure.of("latent")]
+    target, source = model.target(tier), guide.target(tier)
+
+    def draw(count: int, seed: np.random.SeedSequence) -> Iterator[Values]:
+        starts = range(0, count, _CHUNK)
+        for start, child in zip(starts, spawn(seed, len(starts)), strict=True):
+            rows = min(_CHUNK, count - start)
+            from_guide, from_model = spawn(child, 2)
+            proposed = source.complete({}, rows, from_guide)
+            full = target.complete({name: proposed[name] for name in names}, rows, from_model)
+            log_q = proposed["log_joint"] + full.pop("log_drawn")
+            full["log_weight"] = full.pop("log_joint") - log_q
+            yield full
+
+    return Proposal(draw, lambda: target.engine_of(f"complete:{','.join(sorted(names))}"))
+
+
+def from_posterior(model: Model, posterior: Posterior, degrees: float | None, tier: Tier) -> Proposal:
+    """Draws from a normal (``degrees=None``) or Student-t density with the posterior's moments, unconstrained.
+
+    Discrete latents are summed out of the weight and drawn back from their exact conditional.
+
+    Raises:
+        UnsupportedModel: the posterior lacks a continuous latent of the model, or a discrete one is infinite.
+    """
+    target = model.target(tier)
+    structure = target.structure
+    for site in structure.of("latent"):
+        if site.discrete and not site.enumerable:
+            raise UnsupportedModel(
+                problem(f"site {site.name!r}", found="infinitely many values", expected="proposal='prior' or a program")
+            )
+        if not site.discrete and site.name not in posterior.draws:
+            raise UnsupportedModel(
+                problem(f"site {site.name!r}", found="no draws in the proposal", expected="a posterior of this model")
+            )
+    if not target.dim:
+        raise UnsupportedModel(
+            problem("proposal", found="no continuous latent to fit a density to", expected="proposal='prior'")
+        )
+    flat = {site.name: posterior.draws[site.name].flatten(0, 1).to(target.dtype) for site in structure.continuous}
+    u = target.unconstrain(flat)
+    weights = torch.full((u.shape[0],), 1.0 / u.shape[0], dtype=u.dtype)
+    if posterior.weights is not None:
+        weights = posterior.weights.reshape(-1).to(u.dtype)
+    mean = weights @ u
+    centred = u - mean
+    covariance = (weights[:, None] * centred).mT @ centred
+    scale = torch.linalg.cholesky(
+        covariance + 1e-10 * covariance.diagonal().mean() * torch.eye(target.dim, dtype=u.dtype)
+    )
+
+    def draw(count: int, seed: np.random.SeedSequence) -> Iterator[Values]:
+        starts = range(0, count, _CHUNK)
+        for start, child in zip(starts, spawn(seed, len(starts)), strict=True):
+            rows = min(_CHUNK, count - start)
+            noise, discrete = spawn(child, 2)
+            points, log_q = _draw_density(mean, scale, degrees, rows, generator(noise))
+            log_weight = target.log_density(points) - log_q
+            values = target.constrain(points)
+            if structure.discrete:
+                values = target.recover_discretes({s.name: values[s.name] for s in structure.continuous}, discrete)
+            yield {**values, "log_weight": log_weight}
+
+    return Proposal(draw, lambda: target.engine_of("density"))
+
+
+def _draw_density(
+    mean: torch.Tensor, scale: torch.Tensor, degrees: float | None, rows: int, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points ``[rows, D]`` of the fitted density, and its log density at them."""
+    dim = mean.shape[0]
+    normal = torch.from_numpy(rng.standard_normal((rows, dim))).to(mean.dtype)
+    half_log_det = scale.diagonal().log().sum()
+    squares = normal.square().sum(-1)
+    if degrees is None:
+        log_q = -0.5 * squares - half_log_det - 0.5 * dim * math.log(2.0 * math.pi)
+        return mean + normal @ scale.mT, log_q
+    stretch = torch.from_numpy(degrees / rng.chisquare(degrees, rows)).to(mean.dtype)
+    log_q = (
+        math.lgamma(0.5 * (degrees + dim))
+        - math.lgamma(0.5 * degrees)
+        - 0.5 * dim * math.log(degrees * math.pi)
+        - half_log_det
+        - 0.5 * (degrees + dim) * torch.log1p(stretch * squares / degrees)
+    )
+    return mean + (normal * stretch.sqrt()[:, None]) @ scale.mT, log_q

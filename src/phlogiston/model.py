@@ -1,0 +1,268 @@
+"""``Model``: a Pyro program bound to its inputs and observations."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+
+from phlogiston.engine import Site, Structure, Target, discover
+from phlogiston.engine.batched import Tier
+from phlogiston.errors import ModelError, ShapeWarning, UnknownName, did_you_mean, warn
+from phlogiston.preflight import Problem, problems_of
+
+Coords = Mapping[str, Sequence[Any]]
+
+
+class Model:
+    r"""A generative model: a Pyro program with its inputs, conditioned on observations by site name.
+
+    The program is any callable with ``pyro.sample`` statements; it defines
+    :math:`p(x, z) = \prod_i p(z_i \mid \mathrm{parents}) \prod_j p(x_j \mid \mathrm{parents})`. Which sites are
+    observed is not the program's business: ``.observe`` says it, so one program serves prior simulation, posterior
+    and prediction. Programs that use ``obs=`` work as they are.
+
+    Args:
+        program: a callable with Pyro statements.
+        *args: its inputs; NumPy arrays, pandas and xarray objects become tensors.
+        coords: plate (or dimension) name -> labels.
+        **kwargs: its inputs by keyword.
+
+    Raises:
+        TypeError: the program is not callable, or the inputs do not fit its signature.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def coin():
+        ...     p = pyro.sample("p", dist.Beta(2.0, 3.0))
+        ...     pyro.sample("heads", dist.Binomial(10, p))
+        >>> model = Model(coin).observe(heads=7.0)
+        >>> {name: site.role for name, site in model.sites.items()}
+        {'p': 'latent', 'heads': 'observed'}
+    """
+
+    def __init__(self, program: Callable[..., Any], *args: Any, coords: Coords | None = None, **kwargs: Any) -> None:
+        if not callable(program):
+            raise TypeError(f"Model: found a {type(program).__name__}; expected a callable with pyro.sample statements")
+        self._program = program
+        self._args = tuple(as_input(value) for value in args)
+        self._kwargs = MappingProxyType({name: as_input(value) for name, value in kwargs.items()})
+        self._observed: Mapping[str, torch.Tensor] = MappingProxyType({})
+        self._coords: Coords = MappingProxyType(dict(coords or {}))
+        self._forget()
+        _bind(program, self._args, self._kwargs)
+
+    def _forget(self) -> None:
+        self._structure: Structure | None = None
+        self._targets: dict[tuple[str, torch.dtype], Target] = {}
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("_program", "_args", "_kwargs", "_observed", "_coords")
+        return {name: dict(v) if isinstance(v := getattr(self, name), MappingProxyType) else v for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, MappingProxyType(value) if isinstance(value, dict) else value)
+        self._forget()
+
+    @property
+    def program(self) -> Callable[..., Any]:
+        """The Pyro program."""
+        return self._program
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Its positional inputs."""
+        return self._args
+
+    @property
+    def kwargs(self) -> Mapping[str, Any]:
+        """Its inputs by keyword."""
+        return self._kwargs
+
+    @property
+    def observed(self) -> Mapping[str, torch.Tensor]:
+        """The values given to ``observe``, by site."""
+        return self._observed
+
+    @property
+    def coords(self) -> Coords:
+        """Labels by dimension."""
+        return self._coords
+
+    @property
+    def name(self) -> str:
+        """The program's name."""
+        return getattr(self._program, "__name__", type(self._program).__name__)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Every input by the name of the program's parameter."""
+        return dict(_bind(self._program, self._args, self._kwargs).arguments)
+
+    def labels(self, name: str, shape: Sequence[int]) -> list[Sequence[Any]]:
+        """What each position along each dimension of a site is called: coords where they fit, else numbers."""
+        site = self.sites.get(name)
+        dims = site.dims if site is not None and len(site.dims) == len(shape) else ("",) * len(shape)
+        known = [self._coords.get(dim, ()) for dim in dims]
+        return [labels if len(labels) == n else range(n) for labels, n in zip(known, shape, strict=True)]
+
+    def observe(self, **values: Any) -> Model:
+        """The same program, conditioned on values for some of its sites.
+
+        Args:
+            **values: site name -> value of the site's shape.
+
+        Raises:
+            UnknownName: no site of that name is drawn by the program.
+            ModelError: a value has the wrong shape, is not finite, or lies outside the support.
+            ProgramError: the program itself raised.
+        """
+        known = {site.name for site in self._sites().of("latent", "observed")}
+        for name in values:
+            if name not in known:
+                raise UnknownName(f"observe: program {self.name!r} has no site {name!r}; {did_you_mean(name, known)}")
+        observed = {**self._observed, **{name: _as_tensor(name, value) for name, value in values.items()}}
+        return self._with(_observed=MappingProxyType(observed))._checked()
+
+    def with_inputs(self, *args: Any, **kwargs: Any) -> Model:
+        """The same program and observations with the inputs given here replaced, the others kept."""
+        signature = _signature(self._program)
+        before, after = _bind(self._program, self._args, self._kwargs), signature.bind_partial(*args, **kwargs)
+        merged = {**before.arguments, **after.arguments}
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                merged[name] = {**before.arguments.get(name, {}), **after.arguments.get(name, {})}
+        bound = inspect.BoundArguments(signature, OrderedDict(merged))
+        fresh = Model(self._program, *bound.args, coords=self._coords, **bound.kwargs)
+        return fresh._with(_observed=self._observed)
+
+    def with_program(self, program: Callable[..., Any]) -> Model:
+        """Another program on the same inputs, or on none if it takes none; nothing is observed."""
+        takes_none = not _signature(program).parameters
+        return Model(program) if takes_none else Model(program, *self._args, coords=self._coords, **self._kwargs)
+
+    def unobserved(self) -> Model:
+        """The same program and inputs without the values given to ``observe``."""
+        return self._with(_observed=MappingProxyType({}))
+
+    def _with(self, **changes: Any) -> Model:
+        new = object.__new__(Model)
+        new.__setstate__({**self.__getstate__(), **changes})
+        return new
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """Every site by name: role, support, shape, event_dim, plates, enumerable."""
+        return {site.name: site for site in self._sites().sites}
+
+    @property
+    def structure(self) -> Structure:
+        """The sites in program order, with parameters and observations."""
+        return self._sites()
+
+    def _sites(self) -> Structure:
+        with self._lock:
+            if self._structure is None:
+                self._structure = discover(self)
+            return self._structure
+
+    def check(self) -> list[Problem]:
+        """Preflight: every problem with its site, what was found, what was expected, and the line to write.
+
+        Returns an empty list for a model without problems. Costs one run of the program.
+        """
+        return problems_of(self._sites(), self.inputs, self._observed)
+
+    def _checked(self) -> Model:
+        for found in self.check():
+            if found.severity == "error":
+                raise ModelError(str(found))
+        return self
+
+    def validated(self) -> Model:
+        """This model; errors raise, doubts warn once (each method calls this first)."""
+        self._checked()
+        for found in self.check():
+            warn(str(found), ShapeWarning)
+        return self
+
+    def target(self, engine: Tier = "auto", dtype: torch.dtype = torch.float64) -> Target:
+        """The log densities of this model; traced once and kept."""
+        with self._lock:
+            if (engine, dtype) not in self._targets:
+                self._targets[engine, dtype] = Target(self, engine=engine, dtype=dtype)
+            return self._targets[engine, dtype]
+
+    def simulate(
+        self, num_samples: int = 1000, *, seed: int | None = None, engine: Tier = "auto"
+    ) -> dict[str, torch.Tensor]:
+        """Ancestral sampling: every site drawn from the program, observed ones too.
+
+        Args:
+            num_samples: draws.
+            seed: of the draws.
+            engine: the tier to use.
+
+        Returns:
+            site -> ``[num_samples, *site shape]``.
+
+        Raises:
+            UnsupportedModel: a latent has an improper prior.
+
+        Example:
+            >>> import pyro, pyro.distributions as dist
+            >>> draws = Model(lambda: pyro.sample("z", dist.Normal(0.0, 1.0))).simulate(5, seed=0)
+            >>> draws["z"].shape
+            torch.Size([5])
+        """
+        return self.target(engine).simulate({}, num_samples, np.random.SeedSequence(seed))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(sorted(self._observed)) or "nothing"
+        return f"Model({self.name}, observed: {shown})"
+
+
+def as_input(value: Any) -> Any:
+    """Arrays of any library as tensors; everything else as it is."""
+    if isinstance(value, torch.Tensor) or not hasattr(value, "__array__"):
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        return value
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of read-only arrays; a copy is made right after
+        return torch.as_tensor(array).clone()
+
+
+def _as_tensor(name: str, value: Any) -> torch.Tensor:
+    value = as_input(value)
+    try:
+        tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value)).clone()
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"site {name!r}: found {type(value).__name__}; expected numbers") from error
+    return tensor.detach()
+
+
+def _signature(program: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(program)
+    except ValueError:  # a builtin without one
+        return inspect.signature(lambda *args, **kwargs: None)
+
+
+def _bind(program: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+    signature = _signature(program)
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        name = getattr(program, "__name__", type(program).__name__)
+        raise TypeError(f"Model: the inputs do not fit {name}{signature}: {error}") from error

@@ -1,0 +1,244 @@
+"""``Posterior``: what every method returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from phlogiston import groups, storage
+from phlogiston.diagnostics import (
+    Finding,
+    Loo,
+    Moments,
+    findings_of_chains,
+    findings_of_weights,
+    loo,
+    moments,
+    pareto_smooth,
+    standard_error,
+)
+from phlogiston.estimate import Estimate
+from phlogiston.model import Model
+from phlogiston.plots import Plots
+from phlogiston.predictive import predict
+from phlogiston.tables import summary_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Draws = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Posterior:
+    """Draws from a posterior with everything needed to judge them.
+
+    Args:
+        draws: site -> ``[chain, draw, *site shape]``, constrained, with deterministics and recovered discretes.
+            Methods that do not run chains have one chain.
+        method: the method's name.
+        settings: the method's settings.
+        is_chain: whether successive draws depend on each other (R-hat and ESS make sense).
+        log_weights: unnormalised log importance weights ``[chain, draw]``, or None.
+        stats: per draw, ``[chain, draw]``, in ArviZ's ``sample_stats`` names.
+        log_evidence: log p(observed) in nats with its error, where the method estimates it.
+        marginals: discrete site -> posterior probabilities ``[*site shape, states]``, where they are exact.
+        figures: numbers about the run, such as "acceptance_rate", "pareto_k", "ess".
+        model: the model; None in a posterior loaded without one.
+        seed: of the run.
+        seconds: of the run, compilation included.
+        engine: the tier that evaluated the program.
+        warnings: what was warned of.
+        interrupted: whether the run was stopped by hand.
+        predictions: predictive draws kept with it, by group and site.
+    """
+
+    draws: Draws
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    is_chain: bool = False
+    log_weights: torch.Tensor | None = None
+    stats: Draws = field(default_factory=dict)
+    log_evidence: Estimate | None = None
+    marginals: Draws = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    model: Model | None = None
+    seed: int | None = None
+    seconds: float = 0.0
+    engine: str = ""
+    warnings: tuple[str, ...] = ()
+    interrupted: bool = False
+    predictions: Mapping[str, Draws] = field(default_factory=dict)
+
+    @property
+    def num_chains(self) -> int:
+        """Chains (one for methods that do not run chains)."""
+        return int(next(iter(self.draws.values())).shape[0])
+
+    @property
+    def num_draws(self) -> int:
+        """Draws of each chain."""
+        return int(next(iter(self.draws.values())).shape[1])
+
+    @cached_property
+    def weights(self) -> torch.Tensor | None:
+        """Pareto-smoothed weights that sum to one, ``[chain, draw]``; None for draws that count the same."""
+        if self.log_weights is None:
+            return None
+        smoothed, _ = pareto_smooth(self.log_weights.reshape(-1).numpy())
+        return torch.from_numpy(np.exp(smoothed)).reshape(self.log_weights.shape)
+
+    def samples(self, *, combined: bool = True) -> dict[str, torch.Tensor]:
+        """The draws as plain tensors: ``[chain * draw, ...]``, or ``[chain, draw, ...]`` if not ``combined``."""
+        return {name: value.flatten(0, 1) if combined else value for name, value in self.draws.items()}
+
+    def moments(self, site: str) -> Moments:
+        """Mean and standard deviation of a site, with Monte Carlo errors."""
+        return moments(self.draws[site].numpy(), self._numpy_weights, chains=self.is_chain)
+
+    @property
+    def _numpy_weights(self) -> np.ndarray | None:
+        return None if self.weights is None else self.weights.numpy()
+
+    def expect(self, f: str | Callable[[dict[str, torch.Tensor]], torch.Tensor]) -> Estimate:
+        r"""Posterior expectation :math:`E[f(z) \mid x]` with its Monte Carlo standard error.
+
+        Args:
+            f: a site's name, or a function of *one* draw, a dictionary site -> tensor of the site's shape,
+                that returns a tensor (a boolean one for a probability).
+
+        Returns:
+            value and standard error, floats or arrays of the shape that ``f`` returns.
+
+        Example:
+            >>> import pyro, pyro.distributions as dist
+            >>> post = ph.infer(ph.Model(lambda: pyro.sample("z", dist.Normal(0.0, 1.0))), "importance", seed=0)
+            >>> bool(abs(post.expect(lambda draw: draw["z"] > 0).value - 0.5) < 0.02)
+            True
+        """
+        values = self._values_of(f).numpy().astype(float)
+        error = standard_error(values, self._numpy_weights, chains=self.is_chain)
+        if self._numpy_weights is None:
+            mean = values.mean((0, 1))
+            resampled_from = self.figures.get("ess")
+            if resampled_from and not self.is_chain:  # resampled from weights: their own error comes on top
+                error = np.sqrt(error**2 + values.reshape(-1, *values.shape[2:]).var(0) / resampled_from)
+        else:
+            mean = (self._numpy_weights.reshape(*values.shape[:2], *(1,) * (values.ndim - 2)) * values).sum((0, 1))
+        return Estimate(mean, error)
+
+    def _values_of(self, f: str | Callable[[dict[str, torch.Tensor]], torch.Tensor]) -> torch.Tensor:
+        if isinstance(f, str):
+            if f not in self.draws:
+                raise groups.unknown_site("expect", f, self.draws)
+            return self.draws[f]
+        flat = self.samples()
+        try:
+            values = torch.vmap(lambda draw: torch.as_tensor(f(draw)))(flat)
+        except (RuntimeError, ValueError):  # f branches on a value or leaves torch: one draw at a time
+            rows = range(self.num_chains * self.num_draws)
+            values = torch.stack([torch.as_tensor(f({name: v[i] for name, v in flat.items()})) for i in rows])
+        return values.reshape(self.num_chains, self.num_draws, *values.shape[1:])
+
+    def predict(
+        self,
+        *args: Any,
+        sites: tuple[str, ...] | None = None,
+        prior: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> dict[str, torch.Tensor]:
+        """Predictive draws of the observed sites, for the same inputs or for new ones of any size.
+
+        Args:
+            *args: new inputs of the program; none for those that the model has.
+            sites: the sites to return; all observed ones by default.
+            prior: predict from the prior instead of from the posterior.
+            seed: of the draws; the run's seed by default.
+            **kwargs: new inputs by keyword.
+
+        Returns:
+            site -> ``[chain, draw, *site shape]``. The library un-observes the sites itself. Weighted draws are
+            resampled first, so every predictive draw counts the same.
+        """
+        model, chosen = self._model("predict"), self.seed if seed is None else seed
+        wanted = sites or tuple(site.name for site in model.structure.of("observed"))
+        if args or kwargs:
+            model = model.unobserved().with_inputs(*args, **kwargs)
+        draws = {name: value for name, value in self.draws.items() if not prior}
+        return predict(draws, self.log_weights, model, (self.num_chains, self.num_draws), sites=wanted, seed=chosen)
+
+    def with_predictions(self, *, prior: bool = True) -> Posterior:
+        """The same with posterior predictive (and prior predictive) draws among its groups."""
+        made: dict[str, Draws] = {"posterior_predictive": self.predict()}
+        if prior and not any(site.improper for site in self._model("predict").structure.of("latent")):
+            made["prior_predictive"] = self.predict(prior=True)
+        return replace(self, predictions={**self.predictions, **made})
+
+    def log_likelihood(self) -> dict[str, torch.Tensor]:
+        """Pointwise log likelihood of each observed site, ``[chain, draw, *batch shape]``, in nats."""
+        model = self._model("log_likelihood")
+        return model.target().log_likelihood({s.name: self.draws[s.name] for s in model.structure.of("latent")})
+
+    def loo(self, site: str | None = None) -> Loo:
+        """Leave-one-out expected log predictive density of an observed site (the only one by default)."""
+        pointwise = self.log_likelihood()
+        if site is None and len(pointwise) != 1:
+            raise ValueError(
+                f"loo: found {len(pointwise)} observed sites ({', '.join(pointwise)}); expected loo(site=...)"
+            )
+        values = pointwise[site or next(iter(pointwise))].numpy()
+        return loo(values, None if self.log_weights is None else self.log_weights.numpy())
+
+    def diagnose(self) -> list[Finding]:
+        """Every reason not to believe these draws, each with the next thing to do; empty if there is none."""
+        if self.is_chain:
+            stats = {name: value.numpy() for name, value in self.stats.items()}
+            return findings_of_chains({name: value.numpy() for name, value in self.draws.items()}, stats)
+        if "pareto_k" in self.figures:
+            count = int(self.figures.get("num_particles", self.num_draws))
+            return findings_of_weights(self.figures["pareto_k"], self.figures["ess"], count)
+        return []
+
+    def summary(self, sites: tuple[str, ...] | None = None) -> pd.DataFrame:
+        """A row a component: mean, sd, their Monte Carlo errors, quantiles, and for chains ESS and R-hat."""
+        chosen = {name: self.draws[name].numpy() for name in sites or self.draws}
+        labels = self.model.labels if self.model is not None else _numbered
+        return summary_table(chosen, self._numpy_weights, labels, chains=self.is_chain)
+
+    @property
+    def data(self) -> Any:
+        """All groups for ArviZ: ``InferenceData`` on ArviZ 0.x, ``xarray.DataTree`` on 1.x."""
+        return groups.container(self)
+
+    @property
+    def plot(self) -> Plots:
+        """Pictures: ``.plot.trace()``, ``.plot.marginals()``, ``.plot.pairs()``, ``.plot.predictive()``."""
+        return Plots(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything but the model to one netCDF file; ``ph.load`` reads it. No code is stored."""
+        return storage.save(self, Path(path))
+
+    def __repr__(self) -> str:
+        evidence = f", log evidence {self.log_evidence}" if self.log_evidence is not None else ""
+        sites = ", ".join(f"{name}{list(v.shape[2:]) or ''}" for name, v in self.draws.items())
+        partial = ", interrupted" if self.interrupted else ""
+        return f"Posterior({self.method}: {self.num_chains} x {self.num_draws} draws of {sites}{evidence}{partial})"
+
+    def _model(self, verb: str) -> Model:
+        if self.model is None:
+            raise ValueError(
+                f"{verb}: found a posterior without its model; expected one; write: ph.load(path, model=model)"
+            )
+        return self.model
+
+
+def _numbered(name: str, shape: Sequence[int]) -> list[Sequence[Any]]:
+    return [range(size) for size in shape]

@@ -1,0 +1,133 @@
+"""Everything that is wrong with a model, found before any sampling: site, found, expected, the line to write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from phlogiston.engine import Site, Structure
+from phlogiston.errors import problem
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong (``severity="error"``) or doubtful (``"warning"``) about a model."""
+
+    where: str
+    found: str
+    expected: str
+    fix: str = ""
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        return problem(self.where, found=self.found, expected=self.expected, fix=self.fix)
+
+
+def problems_of(structure: Structure, inputs: Mapping[str, Any], observed: Mapping[str, torch.Tensor]) -> list[Problem]:
+    """All problems, the worst first.
+
+    Args:
+        structure: the sites of one run.
+        inputs: the program's arguments by name.
+        observed: the values given to ``.observe``, by site.
+    """
+    found: list[Problem] = []
+    for site in structure.of("observed"):
+        found += _problems_of_observation(site, structure.observations[site.name], site.name in observed)
+    if any(site.log_prob_is_nan for site in structure.of("observed")):
+        found += [p for name, value in inputs.items() for p in _not_finite(f"input {name!r}", value)]
+        found += [] if found else [_undefined(site) for site in structure.of("observed") if site.log_prob_is_nan]
+    for site in structure.of("latent"):
+        found += _problems_of_latent(site)
+    return sorted(found, key=lambda p: p.severity)
+
+
+def _problems_of_observation(site: Site, value: torch.Tensor, by_name: bool) -> list[Problem]:
+    where = f"site {site.name!r}"
+    problems = _not_finite(where, value) if site.log_prob_is_nan or not site.masked else []
+    shape = tuple(value.shape)
+    if shape != site.drawn_shape:
+        batched = shape[len(shape) - len(site.drawn_shape) :] == site.drawn_shape and len(shape) > len(site.drawn_shape)
+        size = shape[0] if shape else 1
+        fix = f'with pyro.plate("{site.name}_plate", {size}): pyro.sample("{site.name}", ...)' if batched else ""
+        problems.append(
+            Problem(
+                where,
+                f"an observed value of shape {shape}",
+                f"shape {site.drawn_shape}{_from_plates(site)}",
+                fix,
+                "error" if by_name or not batched else "warning",
+            )
+        )
+    elif not problems and not site.in_support:
+        problems.append(
+            Problem(where, "an observed value outside the support", f"{site.distribution} in {site.support}")
+        )
+    return problems + _unplated(site)
+
+
+def _undefined(site: Site) -> Problem:
+    return Problem(
+        f"site {site.name!r}",
+        f"a log probability that is NaN under {site.distribution}, with finite data and inputs",
+        "parameters within the distribution's constraints (a scale above zero, probabilities that are not negative)",
+    )
+
+
+def _from_plates(site: Site) -> str:
+    return "".join(f", as plate {plate.name!r} has {plate.size}" for plate in site.plates)
+
+
+def _not_finite(where: str, value: Any) -> list[Problem]:
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return []
+    nan, inf = int(torch.isnan(value).sum()), int(torch.isinf(value).sum())
+    if not nan and not inf:
+        return []
+    counts = " and ".join(f"{count} {kind}" for count, kind in ((nan, "NaN"), (inf, "infinite")) if count)
+    fix = "drop or mask these entries, or model them as latents"
+    return [Problem(where, f"{counts} of {value.numel()} values", "finite numbers", fix)]
+
+
+def _problems_of_latent(site: Site) -> list[Problem]:
+    where, problems = f"site {site.name!r}", _unplated(site)
+    if site.discrete and site.unplated:
+        size = site.batch_shape[site.unplated[0]]
+        problems = [
+            Problem(
+                where,
+                f"a discrete latent with a batch of shape {site.batch_shape} outside any plate",
+                "a plate for every batch dimension, so that it can be summed out",
+                f'with pyro.plate("{site.name}_plate", {size}):',
+                "warning",
+            )
+        ]
+    for plate in site.plates:
+        if plate.subsampled:
+            problems.append(
+                Problem(
+                    where,
+                    f"plate {plate.name!r} subsampled",
+                    f"all {plate.size} elements, as this library draws minibatches itself",
+                    f'pyro.plate("{plate.name}", {plate.size})',
+                )
+            )
+    return problems
+
+
+def _unplated(site: Site) -> list[Problem]:
+    if not site.unplated:
+        return []
+    event = f".to_event({len(site.unplated)})"
+    return [
+        Problem(
+            f"site {site.name!r}",
+            f"batch shape {site.batch_shape} with {len(site.unplated)} dimension(s) outside any plate",
+            "each batch dimension in a plate, or part of the event",
+            f'{event}, or with pyro.plate("{site.name}_plate", {site.batch_shape[site.unplated[0]]}):',
+            "warning",
+        )
+    ]

@@ -1,0 +1,49 @@
+"""Methods by name: one line each."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Any
+
+from phlogiston.errors import UnknownName, did_you_mean
+
+METHODS: dict[str, str] = {
+    "exact": "phlogiston.algorithms.exact:Exact",
+    "rejection": "phlogiston.algorithms.rejection:Rejection",
+    "importance": "phlogiston.algorithms.importance:Importance",
+    "nuts": "phlogiston.algorithms.nuts:NUTS",
+}
+
+
+def method_class(name: str) -> Any:
+    """The class that a method's name stands for.
+
+    Raises:
+        UnknownName: there is no such method; the nearest name is in the message.
+    """
+    if name not in METHODS:
+        raise UnknownName(f"unknown method {name!r}; {did_you_mean(name, METHODS)}")
+    module, attribute = METHODS[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def name_of(method: Any) -> str:
+    """The registered name of a method (an instance or a class), else its class name in lower case."""
+    kind = method if isinstance(method, type) else type(method)
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, where in METHODS.items() if where == path), kind.__name__.lower())
+
+
+def make(name: str, settings: dict[str, Any]) -> Any:
+    """A method from its name and settings.
+
+    Raises:
+        UnknownName: no such method, or no such setting; the nearest name is in the message.
+    """
+    kind = method_class(name)
+    known = [f.name for f in dataclasses.fields(kind)]
+    for setting in settings:
+        if setting not in known:
+            raise UnknownName(f"method {name!r} has no setting {setting!r}; {did_you_mean(setting, known)}")
+    return kind(**settings)

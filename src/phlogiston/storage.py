@@ -1,0 +1,74 @@
+"""Posteriors on disk: one netCDF file of numbers and text, no code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from phlogiston import arviz_edge, groups
+from phlogiston.errors import DataFileError
+from phlogiston.estimate import Estimate
+
+
+def save(posterior: groups.HasDraws, path: Path) -> Path:
+    """Write all groups to ``path``; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arviz_edge.write_netcdf(groups.datasets(posterior), path)
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The fields of a posterior that ``save`` wrote.
+
+    Raises:
+        DataFileError: there is no such file, or it is not one of ours.
+    """
+    if not path.exists():
+        raise DataFileError(f"{path}: found no such file; expected one written by posterior.save")
+    try:
+        stored = arviz_edge.read_netcdf(path)
+        attributes = stored["posterior"].attrs
+        method, figures = str(attributes["method"]), json.loads(attributes["figures"])
+    except (OSError, KeyError, ValueError) as error:
+        raise DataFileError(
+            f"{path}: found no phlogiston posterior ({error}); expected posterior.save's file"
+        ) from error
+    weighted = _tensors(stored["weighted_posterior"]) if "weighted_posterior" in stored else None
+    known = {"posterior", "weighted_posterior", "sample_stats", "marginals", "observed_data", "constant_data"}
+    return {
+        "draws": _tensors(stored["posterior"]) if weighted is None else _without(weighted, "log_weight"),
+        "log_weights": None if weighted is None else weighted["log_weight"],
+        "stats": _tensors(stored["sample_stats"]) if "sample_stats" in stored else {},
+        "marginals": _tensors(stored["marginals"]) if "marginals" in stored else {},
+        "predictions": {name: _tensors(group) for name, group in stored.items() if name not in known},
+        "method": method,
+        "settings": json.loads(attributes["settings"]),
+        "is_chain": bool(attributes["is_chain"]),
+        "figures": figures,
+        "seed": int(attributes["seed"]) if "seed" in attributes else None,
+        "seconds": float(attributes["sampling_time"]),
+        "engine": str(attributes["engine"]),
+        "warnings": tuple(json.loads(attributes["warnings"])),
+        "interrupted": bool(attributes["interrupted"]),
+        "log_evidence": _evidence(attributes),
+    }
+
+
+def _tensors(group: xr.Dataset) -> dict[str, torch.Tensor]:
+    return {str(name): torch.from_numpy(np.array(group[name].values)) for name in group.data_vars}
+
+
+def _without(draws: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in draws.items() if key != name}
+
+
+def _evidence(attributes: dict[Any, Any]) -> Estimate | None:
+    if "log_evidence" not in attributes:
+        return None
+    value, error = (float(x) for x in attributes["log_evidence"])
+    return Estimate(value, error, attributes["log_evidence_kind"])
