@@ -371,7 +371,7 @@ def test_a_disk_that_is_full(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "message"),
     [
         (["nuts", "--set", "num_samples=few"], "num_samples: found 'few'; expected an integer above zero"),
-        (["nuts", "--set", "target_accept_prob=2"], "target_accept_prob: found 2; expected between 0 and 1"),
+        (["nuts", "--set", "target_accept_prob=2"], "target_accept_prob: found 2; expected a number between 0 and 1"),
         (["rejection", "--set", "likelihood_bound=None"], "likelihood_bound"),
         (["importance", "--set", "engine=steam"], "engine: found 'steam'"),
         (["exact"], "method 'exact' cannot treat site 'mu': found a continuous latent (Normal)"),

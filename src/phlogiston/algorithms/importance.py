@@ -37,8 +37,8 @@ class Importance:
         num_particles: draws from the proposal. They are evaluated in chunks: memory holds their weights, and at
             most ``max_draws`` of the particles themselves.
         proposal: "prior"; another program over the same sites (its other latents are drawn from the prior), as a
-            function of the same inputs or of none, or as a ``Model``; or an earlier ``Posterior``, to which a density is fitted
-            on the unconstrained scale.
+            function of the same inputs or of none, or as a ``Model``; or an earlier ``Posterior``, to which a density
+            is fitted on the unconstrained scale.
         family: of the density fitted to an earlier posterior: "student_t" (wider tails, safer) or "normal".
         degrees_of_freedom: of that Student-t.
         max_draws: with more particles than this, that many are resampled in proportion to their weights and kept.
