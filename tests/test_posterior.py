@@ -254,34 +254,6 @@ def test_repr_says_what_it_is(weighted: ph.Posterior) -> None:
     assert repr(MODEL) == "Model(normal, observed: y)"
 
 
-def test_interrupted_chains_are_of_one_length(monkeypatch: Any) -> None:
-    from phlogiston.kernels import pyro_nuts
-
-    original, advanced = pyro_nuts.chain, []
-
-    def interrupted(*args: Any) -> Any:
-        for draw in original(*args):
-            advanced.append(1)
-            if len(advanced) == 2 * (10 + 25) + 1:
-                raise KeyboardInterrupt
-            yield draw
-
-    monkeypatch.setattr(pyro_nuts, "chain", interrupted)
-    with pytest.warns(ph.ConvergenceWarning):
-        posterior = ph.infer(MODEL, ph.NUTS(num_samples=100, num_warmup=10, num_chains=2), seed=0)
-    assert posterior.interrupted
-    assert posterior.draws["mu"].shape == (2, 25)
-
-
-def test_a_chain_does_not_depend_on_how_many_there_are() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ph.PhlogistonWarning)
-        settings = {"num_samples": 20, "num_warmup": 20}
-        two = ph.infer(MODEL, ph.NUTS(num_chains=2, **settings), seed=3).draws["mu"]
-        one = ph.infer(MODEL, ph.NUTS(num_chains=1, **settings), seed=3).draws["mu"]
-    assert torch.equal(two[0], one[0])
-
-
 def test_deterministics_are_those_of_their_draw(load_model: Any) -> None:
     posterior = ph.infer(load_model("eight_schools").model, "importance", num_particles=1000, seed=0)
     draws = posterior.draws

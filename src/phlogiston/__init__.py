@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         UnsupportedModel,
         UntraceableProgram,
         WeightWarning,
+        WorkerDied,
     )
     from phlogiston.estimate import Estimate
     from phlogiston.inference import infer, load, methods
@@ -57,6 +58,7 @@ _HOMES = {
         "UnsupportedModel",
         "UntraceableProgram",
         "WeightWarning",
+        "WorkerDied",
     ),
     "estimate": ("Estimate",),
     "inference": ("infer", "load", "methods"),
@@ -94,6 +96,7 @@ __all__ = [
     "UnsupportedModel",
     "UntraceableProgram",
     "WeightWarning",
+    "WorkerDied",
     "infer",
     "load",
     "methods",

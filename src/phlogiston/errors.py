@@ -41,6 +41,10 @@ class ImpossibleEvidence(ModelError):
     """Every particle has likelihood zero: under this program the observations cannot happen."""
 
 
+class WorkerDied(RuntimeError):
+    """A process that ran some of the chains ended before it was done."""
+
+
 class PhlogistonWarning(UserWarning):
     """Every warning of this library."""
 

@@ -86,6 +86,10 @@ class HasDraws(Protocol):
         """Whether it was stopped by hand."""
 
     @property
+    def state(self) -> Mapping[str, np.ndarray]:
+        """Of the chains' samplers."""
+
+    @property
     def predictions(self) -> Mapping[str, Draws]:
         """Predictive draws by group."""
 
@@ -124,6 +128,9 @@ def datasets(posterior: HasDraws) -> dict[str, xr.Dataset]:
         }
     if posterior.stats:
         groups["sample_stats"] = build(posterior.stats)
+    if posterior.state:
+        state = {name.replace("/", "."): (_numbered_array(name, a), a) for name, a in posterior.state.items()}
+        groups["sampler_state"] = arviz_edge.dataset(state, {}, {})
     if posterior.marginals:
         groups["marginals"] = build(posterior.marginals)
     for group, draws in posterior.predictions.items():
@@ -157,6 +164,10 @@ def _data_groups(posterior: HasDraws, coords: Mapping[str, Sequence[Any]]) -> di
 
 def _numbered(name: str, value: torch.Tensor) -> tuple[str, ...]:
     return tuple(f"{name}_dim_{i}" for i in range(value.ndim))
+
+
+def _numbered_array(name: str, value: np.ndarray) -> tuple[str, ...]:
+    return tuple(f"{name.replace('/', '.')}_dim_{i}" for i in range(value.ndim))
 
 
 def _dims(posterior: HasDraws, name: str, value: torch.Tensor) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ def infer(
     *,
     seed: int | None = None,
     progress: bool = True,
+    executor: Executor | None = None,
+    resume_from: Posterior | None = None,
     **settings: Any,
 ) -> Posterior:
     r"""Posterior of a model's latents, :math:`p(z \mid x)`, by any method.
@@ -31,6 +34,9 @@ def infer(
         method: a method's name with its settings as keywords, or a method such as ``ph.NUTS(num_samples=500)``.
         seed: of every random number of the run; None draws one, which the result records.
         progress: whether a bar is shown (never where standard error is not a terminal).
+        executor: any ``concurrent.futures.Executor``; runs blocks of chains. The draws do not depend on it.
+        resume_from: an earlier posterior of the same model and method, from memory or from disk; its chains go on,
+            and the result holds the draws of both runs.
         **settings: of a method given by name.
 
     Returns:
@@ -52,7 +58,15 @@ def infer(
     model = model if isinstance(model, Model) else Model(model)
     chosen = _method(method, settings)
     seed = secrets.randbits(32) if seed is None else int(seed)
-    posterior = chosen(model, seed=seed, progress=progress)
+    if executor is None and resume_from is None:
+        posterior = chosen(model, seed=seed, progress=progress)
+    elif getattr(chosen, "runs_chains", False):
+        chains: Any = chosen
+        posterior = chains(model, seed=seed, progress=progress, executor=executor, resume_from=resume_from)
+    else:
+        given = "executor" if resume_from is None else "resume_from"
+        able = [name for name in registry.METHODS if getattr(registry.method_class(name), "runs_chains", False)]
+        raise TypeError(f"method {registry.name_of(chosen)!r} takes no {given}; methods that do: {', '.join(able)}")
     names: list[str] = [field.name for field in dataclasses.fields(chosen)] if dataclasses.is_dataclass(chosen) else []
     posterior = replace(posterior, settings={name: _plain(getattr(chosen, name)) for name in names})
     findings = posterior.diagnose()

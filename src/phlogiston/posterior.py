@@ -57,6 +57,7 @@ class Posterior:
         warnings: what was warned of.
         interrupted: whether the run was stopped by hand.
         predictions: predictive draws kept with it, by group and site.
+        state: of the chains' samplers, block by block: what ``infer(..., resume_from=posterior)`` goes on from.
     """
 
     draws: Draws
@@ -75,6 +76,7 @@ class Posterior:
     warnings: tuple[str, ...] = ()
     interrupted: bool = False
     predictions: Mapping[str, Draws] = field(default_factory=dict)
+    state: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def num_chains(self) -> int:

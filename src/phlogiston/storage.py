@@ -39,12 +39,21 @@ def read(path: Path) -> dict[str, Any]:
             f"{path}: found no phlogiston posterior ({error}); expected posterior.save's file"
         ) from error
     weighted = _tensors(stored["weighted_posterior"]) if "weighted_posterior" in stored else None
-    known = {"posterior", "weighted_posterior", "sample_stats", "marginals", "observed_data", "constant_data"}
+    known = {
+        "posterior",
+        "weighted_posterior",
+        "sample_stats",
+        "marginals",
+        "observed_data",
+        "constant_data",
+        "sampler_state",
+    }
     return {
         "draws": _tensors(stored["posterior"]) if weighted is None else _without(weighted, "log_weight"),
         "log_weights": None if weighted is None else weighted["log_weight"],
         "stats": _tensors(stored["sample_stats"]) if "sample_stats" in stored else {},
         "marginals": _tensors(stored["marginals"]) if "marginals" in stored else {},
+        "state": _state(stored.get("sampler_state")),
         "predictions": {name: _tensors(group) for name, group in stored.items() if name not in known},
         "method": method,
         "settings": json.loads(attributes["settings"]),
@@ -57,6 +66,12 @@ def read(path: Path) -> dict[str, Any]:
         "interrupted": bool(attributes["interrupted"]),
         "log_evidence": _evidence(attributes),
     }
+
+
+def _state(group: xr.Dataset | None) -> dict[str, np.ndarray]:
+    if group is None:
+        return {}
+    return {str(name).replace(".", "/", 1): np.array(group[name].values) for name in group.data_vars}
 
 
 def _tensors(group: xr.Dataset) -> dict[str, torch.Tensor]:

@@ -128,6 +128,13 @@ def fraction(**settings: float) -> None:
             raise SettingError(problem(name, found=repr(value), expected="a number between 0 and 1"))
 
 
+def whole(**settings: int) -> None:
+    """Refuse settings that are not integers from zero on."""
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise SettingError(problem(name, found=repr(value), expected="an integer, zero or above"))
+
+
 def positive_int(**settings: int) -> None:
     """Refuse settings that are not positive integers."""
     for name, value in settings.items():

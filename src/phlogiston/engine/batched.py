@@ -31,9 +31,9 @@ _LARGEST_ROWS = 16_384
 _ELEMENTS_IN_FLIGHT = 2**23  # 64 MB of float64 in the largest intermediate value
 # What a graph costs as it is, roughly, and what compiling it costs: "auto" decides by these and not by the clock,
 # so that a seed gives the same draws, bit for bit, whatever else the machine is doing.
-_SECONDS_AN_OPERATION = 4e-6
+_SECONDS_AN_OPERATION = 8e-6
 _SECONDS_AN_ELEMENT = 1e-9
-_SECONDS_TO_COMPILE = 20.0
+_SECONDS_TO_COMPILE, _SECONDS_TO_COMPILE_AN_OPERATION = 2.0, 0.02
 
 
 class Batched:
@@ -128,21 +128,25 @@ class Batched:
         return min(1 << max(0, (rows - 1).bit_length()), 1 << (largest.bit_length() - 1))
 
     @property
+    def graph(self) -> Graph | None:
+        """The graph of one draw; None where the program has to be looped over."""
+        return self._trace()
+
+    @property
     def traced(self) -> bool:
         """Whether a graph stands for the program."""
         return self._trace() is not None
 
-    def direct(self, rows: int, calls: int) -> Callable[..., Any]:
-        """The function of exactly ``rows`` draws as positional tensors, with nothing around it, for so many calls."""
-        if self._trace() is None:
-            return self._looped
-        self._compile_if_it_pays(rows, calls)
-        self.ran = "compiled" if rows in self._compiled else "graph"
-        return self._compiled.get(rows) or self._batched_graph(rows)
-
-    def _looped(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        values = dict(zip(self._example, inputs, strict=True))
-        return tuple(self._loop(values, inputs[0].shape[0]).values())
+    def compiled_or(
+        self, module: torch.fx.GraphModule, arguments: list[torch.Tensor], rows: int, calls: int
+    ) -> tuple[str, Callable[..., Any]]:
+        """Another batched form of the same graph as machine code, where that pays, or as it is; with its tier."""
+        if self._pays(rows, calls) and not self.reason:
+            try:
+                return "compiled", compiled.compile_graph(module, arguments)
+            except compiled.CompilerUnavailable as error:
+                self.reason = f"not compiled: {error}"
+        return "graph", module
 
     def _loop(self, part: Values, rows: int, seed: np.random.SeedSequence | None = None) -> Values:
         self.ran = "loop"
@@ -183,11 +187,15 @@ class Batched:
 
     def _compile_if_it_pays(self, rows: int, calls: int) -> None:
         """Compile when told to, or when the graph as it is would take longer than compiling."""
-        if self._graph is None or self._wanted == "graph":
-            return
-        a_call = self._graph.operations * _SECONDS_AN_OPERATION + rows * self._graph.elements * _SECONDS_AN_ELEMENT
-        if self._wanted == "compiled" or (calls * a_call > _SECONDS_TO_COMPILE and not self._graph.has_randomness_left):
+        if self._pays(rows, calls):
             self._compile(rows)
+
+    def _pays(self, rows: int, calls: int) -> bool:
+        if self._graph is None or self._wanted == "graph":
+            return False
+        a_call = self._graph.operations * _SECONDS_AN_OPERATION + rows * self._graph.elements * _SECONDS_AN_ELEMENT
+        compiling = _SECONDS_TO_COMPILE + self._graph.operations * _SECONDS_TO_COMPILE_AN_OPERATION
+        return self._wanted == "compiled" or (calls * a_call > compiling and not self._graph.has_randomness_left)
 
     def _compile(self, size: int) -> None:
         if size in self._compiled or self._graph is None or self.reason:

@@ -87,7 +87,16 @@ def batch(graph: Graph, rows: int, example: Values) -> fx.GraphModule:
     arguments = [*noise, *inputs]
     if not arguments:
         raise UntraceableProgram("a graph without inputs cannot be batched")
-    module = _traced(torch.func.vmap(graph.module, randomness="different"), arguments)
+    return batch_by(torch.func.vmap(graph.module, randomness="different"), arguments)
+
+
+def batch_by(function: Callable[..., Any], arguments: list[torch.Tensor]) -> fx.GraphModule:
+    """The graph of a function of many draws, without dead code and with its constants folded.
+
+    Raises:
+        UntraceableProgram: an operation has no batching rule and torch cannot loop over it.
+    """
+    module = _traced(function, arguments)
     module.graph.eliminate_dead_code()
     _fold(module, _constants(module))
     return module

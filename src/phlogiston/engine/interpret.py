@@ -165,6 +165,23 @@ class Interpreter:
             return {name: values[name] for name in self._drawn}
         return self._values(self._run(handlers.Substitute(values)), *self._drawn)
 
+    def first_not_finite(self, u: torch.Tensor) -> tuple[str, torch.Tensor, str]:
+        """The first site whose log probability or gradient at ``u [D]`` is not finite: name, value, what it is."""
+        trace = score(self._run(handlers.Unconstrained(self._split(u))))
+        for site in self.structure.of("latent", "observed", "factor"):
+            msg = _message(trace, site.name)
+            if not torch.isfinite(msg["log_prob"]).all():
+                return site.name, torch.as_tensor(msg["value"]), f"a log probability of {float(msg['log_prob'].sum())}"
+        grad = self.density_and_grad({"u": u})["grad"]
+        for slot in self.slots:
+            if not torch.isfinite(part := grad[slot.start : slot.stop]).all():
+                return (
+                    slot.site.name,
+                    torch.as_tensor(trace.nodes[slot.site.name]["value"]),
+                    f"a gradient of {part.tolist()}",
+                )
+        return self.slots[0].site.name, u, "a density that is not finite in every run"
+
     @property
     def _drawn(self) -> tuple[str, ...]:
         return tuple(site.name for site in self.structure.of("latent", "deterministic"))

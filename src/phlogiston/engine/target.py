@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 
 from phlogiston.engine.batched import LEAVES_TORCH, Batched, Tier
+from phlogiston.engine.chains import ChainDensity, Scale, chain_density
 from phlogiston.engine.enumeration import posterior as enumerated_posterior
 from phlogiston.engine.enumeration import table_size as enumerated_table_size
 from phlogiston.engine.interpret import LIKELIHOOD, Interpreter, Slot, Values
-from phlogiston.engine.isolate import isolated, spawn
+from phlogiston.engine.isolate import isolated
 from phlogiston.engine.sites import Bound, Structure, discover
-from phlogiston.errors import ModelError, UnsupportedModel, UntraceableProgram, problem
+from phlogiston.errors import UnsupportedModel, UntraceableProgram, problem
 
 
 class Target:
@@ -148,25 +148,6 @@ class Target:
         """Joint posterior draws of a program whose latents are all discrete, with the deterministics."""
         return self._function("discretes", {})(self._no_inputs(num_draws), num_draws, seed)
 
-    def initial(
-        self, num_draws: int, seed: np.random.SeedSequence, *, radius: float = 2.0, tries: int = 100
-    ) -> torch.Tensor:
-        """Starting points ``[n, D]``, uniform in [-radius, radius], with finite density and gradient.
-
-        Raises:
-            ModelError: none was found; names the first site whose density is not finite.
-        """
-        found: list[torch.Tensor] = []
-        for attempt in spawn(seed, tries):
-            u = torch.from_numpy(np.random.default_rng(attempt).uniform(-radius, radius, (num_draws, self.dim)))
-            u = u.to(self.dtype)
-            value, grad = self.value_and_grad(u)
-            ok = torch.isfinite(value) & torch.isfinite(grad).all(-1)
-            found.extend(u[ok])
-            if len(found) >= num_draws:
-                return torch.stack(found[:num_draws])
-        raise ModelError(self._explain_no_start(u[0]))
-
     def engine_of(self, name: str) -> str:
         """The tier that one of the readings last ran on, with the reason where it is not the fastest."""
         function = self._functions.get(name)
@@ -174,9 +155,11 @@ class Target:
             return ""
         return f"{function.ran} ({function.reason})" if function.reason else function.ran
 
-    def evaluator(self, name: str, rows: int, calls: int) -> Callable[..., Any]:
-        """A reading of ``u [rows, D]`` without any overhead, for a sampler's loop of about so many calls."""
-        return self._function(name, {"u": torch.zeros(1, self.dim, dtype=self.dtype)}).direct(rows, calls)
+    def chains(self, scale: Scale, chains: int, calls: int) -> ChainDensity:
+        """The density of so many chains, standardised by a scale like this one, for about so many calls."""
+        batched = self._function("density_and_grad", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
+        with isolated(seed=0, dtype=self.dtype):
+            return chain_density(batched, scale, self.dim, chains, calls)
 
     def _flat(self, name: str, u: torch.Tensor) -> Values:
         u = torch.as_tensor(u, dtype=self.dtype)
@@ -267,9 +250,14 @@ class Target:
                     )
                 )
 
-    def _explain_no_start(self, u: torch.Tensor) -> str:
-        values = {name: value[0] for name, value in self.constrain(u.unsqueeze(0)).items()}
-        shown = ", ".join(f"{name}={value.tolist()}" for name, value in values.items())[:200]
+    def explain_no_start(self, u: torch.Tensor) -> str:
+        """Which site has no finite log probability, or gradient, at ``u [D]``, and the value that it has there."""
+        with isolated(seed=0, dtype=self.dtype):
+            name, value, found = self._interpreter.first_not_finite(u)
+        shown = str(value.detach().tolist())[:120]
         return problem(
-            "starting point", found=f"no finite density and gradient; the last try was {shown}", expected="a finite one"
+            f"starting point, site {name!r}",
+            found=f"{found} at {shown}",
+            expected="a finite log density and gradient",
+            fix=f'a prior or an initial={{"{name}": ...}} within the supports of all sites',
         )

@@ -1,0 +1,155 @@
+"""A block of chains under the No-U-Turn sampler: warm-up learnt together, then every chain on its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from phlogiston.engine.chains import ChainDensity, Scale, Scaling, scaled, unscaled, unscaled_back
+from phlogiston.kernels.adaptation import StepSearch, Window, learnt_scale, reasonable_step, unit_scale, windows
+from phlogiston.kernels.blocks import Drawn, Report, State
+from phlogiston.kernels.streams import fill_normals
+from phlogiston.kernels.trees import COUNT, STATS, Trees, Z, advance, new_trees, place
+
+Array = NDArray[Any]
+_INTEGER, _BOOLEAN = ("n_steps", "tree_depth"), ("diverging", "reached_max_treedepth")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NutsBlock:
+    """The sampler's settings, in the library's names."""
+
+    num_warmup: int
+    target_accept_prob: float
+    max_tree_depth: int
+    step_size: float
+    mass_matrix: Scaling
+
+    def unit(self, dim: int, dtype: torch.dtype) -> Scale:
+        """The scale that changes nothing."""
+        return unit_scale(self.mass_matrix, dim, dtype)
+
+    def begin(self, density: ChainDensity, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
+        """Chains at ``starts [C, D]``, not warmed up yet."""
+        trees = new_trees(seeds, starts.shape[1], self.max_tree_depth, starts.numpy().dtype)
+        trees.front[:] = starts.numpy().T
+        scale = {f"scale_{i}": part.numpy() for i, part in enumerate(self.unit(starts.shape[1], starts.dtype))}
+        return {**trees._asdict(), **scale, "step_size": np.asarray(self.step_size)}
+
+    def warm_up(self, density: ChainDensity, state: State, report: Report) -> None:
+        """Bring the chains to the typical set and learn step size and scale from all of them; in place."""
+        run = _Run(density, state)
+        run.restart(search=self.num_warmup > 0)
+        learnt = 0
+        for window in windows(self.num_warmup, run.chains):
+            self._warm_up_window(run, window, report)
+            learnt += window.learns
+            # The first scales change everything; later ones leave the step size near what it was.
+            run.restart(search=window.learns and learnt <= 2)
+
+    def _warm_up_window(self, run: _Run, window: Window, report: Report) -> None:
+        rows, trees = 2 * window.transitions, run.trees
+        draws, stats = run.rows(rows)
+        grads = np.empty_like(draws)
+        search = StepSearch(run.step_size, self.target_accept_prob)
+        done, ended, accepted, diverged, wanted = 0, 0, 0.0, 0, window.transitions * run.chains
+        while done < wanted:
+            n, rate, bad = advance(trees, *run.evaluate(), search.step_size, draws, stats, grads)
+            ended, accepted, diverged = ended + n, accepted + rate, diverged + bad
+            # One update a round, when all have been heard: those that finish first are those that fared badly.
+            if ended >= run.chains and (done or trees.ints[:, COUNT].min() > 0):
+                search.update(accepted / ended)
+                report(min(ended, wanted - done), search.step_size, diverged)
+                done, ended, accepted, diverged = done + ended, 0, 0.0, 0
+        run.step_size = search.average
+        at = scaled(torch.from_numpy(trees.vectors[:, Z].T), run.scale)
+        if window.learns:
+            filled = np.arange(rows) < np.minimum(trees.ints[:, COUNT], rows)[:, None]
+            seen = scaled(torch.from_numpy(draws[filled].T), run.scale).mT.numpy()
+            slopes = unscaled_back(torch.from_numpy(grads[filled].T), run.scale).mT.numpy()
+            run.scale = learnt_scale(self.mass_matrix, seen, slopes, run.scale)
+        trees.front[:] = unscaled(at, run.scale).numpy()
+
+    def sample(self, density: ChainDensity, state: State, num_samples: int, report: Report) -> Drawn:
+        """So many draws of every chain; in place, so that the next call goes on where this one ended."""
+        run = _Run(density, state)
+        draws, stats = run.rows(num_samples)
+        run.trees.ints[:, COUNT] = 0
+        interrupted = _fill(run, draws, stats, report)
+        u = scaled(torch.from_numpy(draws.reshape(-1, draws.shape[-1]).T), run.scale)
+        named = {name: _typed(name, stats[:, :, i]) for i, name in enumerate(STATS)}
+        return Drawn(u.mT.reshape(draws.shape), named, run.trees.ints[:, COUNT].copy(), interrupted)
+
+
+def _fill(run: _Run, draws: Array, stats: Array, report: Report) -> bool:
+    """Sample until every row is filled, or until Ctrl-C (True)."""
+    no_grads = np.empty((run.chains, 0, draws.shape[-1]), draws.dtype)
+    done, since, diverged, wanted = 0, 0, 0, draws.shape[0] * draws.shape[1]
+    try:
+        while done < wanted:
+            ended, _, bad = advance(run.trees, *run.evaluate(), run.step_size, draws, stats, no_grads)
+            done, since, diverged = done + ended, since + ended, diverged + bad
+            if since >= 10 * run.chains or done == wanted:
+                report(since, run.step_size, diverged)
+                since = diverged = 0
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def _typed(name: str, values: Array) -> Array:
+    return values.astype(np.int64) if name in _INTEGER else values.astype(bool) if name in _BOOLEAN else values
+
+
+class _Run:
+    """A block's state at work: its arrays under the names that the tree code knows, changed in place."""
+
+    def __init__(self, density: ChainDensity, state: State) -> None:
+        self._density, self._state = density, state
+        self.trees = Trees(*(state[name] for name in Trees._fields))
+        self._front = torch.from_numpy(self.trees.front)
+        self.chains = self.trees.ints.shape[0]
+        self.scale = tuple(torch.from_numpy(state[name]) for name in sorted(state) if name.startswith("scale_"))
+
+    @property
+    def scale(self) -> Scale:
+        return self._scale
+
+    @scale.setter
+    def scale(self, scale: Scale) -> None:
+        self._scale = scale
+        self._state.update({f"scale_{i}": part.numpy() for i, part in enumerate(scale)})
+
+    @property
+    def step_size(self) -> float:
+        return float(self._state["step_size"])
+
+    @step_size.setter
+    def step_size(self, value: float) -> None:
+        self._state["step_size"] = np.asarray(value)
+
+    def rows(self, count: int) -> tuple[Array, Array]:
+        """Room for so many draws of each chain, and for their statistics."""
+        dim, dtype = self.trees.front.shape[0], self.trees.front.dtype
+        return np.empty((self.chains, count, dim), dtype), np.empty((self.chains, count, len(STATS)))
+
+    def evaluate(self) -> tuple[Array, Array]:
+        value, grad = self._density.evaluate(self._front, *self._scale)
+        return value.numpy(), grad.numpy()
+
+    def _at(self, x: Array) -> tuple[Array, Array]:
+        value, grad = self._density.evaluate(torch.from_numpy(np.ascontiguousarray(x)), *self._scale)
+        return value.numpy(), grad.numpy()
+
+    def restart(self, *, search: bool) -> None:
+        """Begin new transitions from the points at ``front``; where wanted look for a step size first."""
+        value, grad = self.evaluate()
+        if search:
+            momentum = np.empty(self.trees.front.T.shape, self.trees.front.dtype)
+            fill_normals(self.trees.words, momentum)
+            self.step_size = reasonable_step(self._at, self.trees.front.copy(), value, grad, momentum.T, self.step_size)
+        place(self.trees, value, grad, self.step_size)
