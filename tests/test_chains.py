@@ -213,9 +213,10 @@ def test_the_largest_tree_is_counted_and_advised() -> None:
     posterior = ph.infer(
         model, ph.NUTS(max_tree_depth=2, step_size=0.01, num_warmup=0, num_samples=50), seed=0, progress=False
     )
-    assert posterior.stats["reached_max_treedepth"].all()
-    assert (posterior.stats["n_steps"] == 3).all()
-    assert (posterior.stats["tree_depth"] == 2).all()
+    full = posterior.stats["reached_max_treedepth"]
+    assert full.double().mean() > 0.95  # a momentum may happen to be so small that even this way turns back
+    assert (posterior.stats["n_steps"][full] == 3).all()
+    assert (posterior.stats["tree_depth"][full] == 2).all()
     assert any("raise max_tree_depth" in line for line in posterior.warnings)
 
 

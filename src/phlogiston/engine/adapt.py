@@ -10,10 +10,11 @@ from torch.overrides import TorchFunctionMode
 
 
 class Adapt(TorchFunctionMode):
-    """Three small repairs while a program runs.
+    """Small repairs while a program runs.
 
     float32 tensors that it captured meet float64 latents as in NumPy; ``table[z]`` with a scalar latent ``z`` and
-    ``one_hot`` do not ask for the latent's value, which a trace does not have.
+    ``one_hot`` do not ask for the latent's value, which a trace does not have; the Cholesky factor of a matrix
+    without one is NaN, so that a sampler rejects the point instead of ending there.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -22,6 +23,8 @@ class Adapt(TorchFunctionMode):
             return _one_hot(*args, **kwargs)
         if func is torch.Tensor.__getitem__ and any(_is_scalar_index(item) for item in _as_tuple(args[1])):
             return func(*_selected(args[0], _as_tuple(args[1])))
+        if func in (torch.linalg.cholesky, torch.cholesky):
+            return _cholesky(*args, **kwargs)
         name = getattr(func, "__name__", "")
         in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
         if torch.get_default_dtype() == torch.float64 and not in_place and _mixes_precisions(args, kwargs):
@@ -55,6 +58,11 @@ def _consumes(item: Any) -> int:
     if item is None or item is Ellipsis or isinstance(item, bool):
         return 0
     return item.ndim if isinstance(item, torch.Tensor) and item.dtype == torch.bool else 1
+
+
+def _cholesky(matrix: torch.Tensor, upper: bool = False) -> torch.Tensor:
+    factor, info = torch.linalg.cholesky_ex(matrix, upper=upper)
+    return torch.where((info == 0)[..., None, None], factor, torch.nan)
 
 
 def _one_hot(tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
