@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phlogiston.algorithms.exact import Exact
+    from phlogiston.algorithms.hmc import HMC
     from phlogiston.algorithms.importance import Importance
     from phlogiston.algorithms.nuts import NUTS
     from phlogiston.algorithms.rejection import Rejection
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 # answers before torch is loaded.
 _HOMES = {
     "algorithms.exact": ("Exact",),
+    "algorithms.hmc": ("HMC",),
     "algorithms.importance": ("Importance",),
     "algorithms.nuts": ("NUTS",),
     "algorithms.rejection": ("Rejection",),
@@ -70,6 +72,7 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "HMC",
     "NUTS",
     "ConvergenceWarning",
     "DataFileError",

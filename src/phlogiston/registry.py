@@ -12,6 +12,7 @@ METHODS: dict[str, str] = {
     "exact": "phlogiston.algorithms.exact:Exact",
     "rejection": "phlogiston.algorithms.rejection:Rejection",
     "importance": "phlogiston.algorithms.importance:Importance",
+    "hmc": "phlogiston.algorithms.hmc:HMC",
     "nuts": "phlogiston.algorithms.nuts:NUTS",
 }
 

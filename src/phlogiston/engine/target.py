@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ class Target:
         self.structure: Structure = discover(bound, dtype)
         self._interpreter = Interpreter(bound, self.structure)
         self._functions: dict[str, Batched] = {}
+        self._chains: dict[tuple[Any, ...], ChainDensity] = {}
         self._lock = threading.RLock()
 
     @property
@@ -158,8 +160,12 @@ class Target:
     def chains(self, scale: Scale, chains: int, calls: int) -> ChainDensity:
         """The density of so many chains, standardised by a scale like this one, for about so many calls."""
         batched = self._function("density_and_grad", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
-        with isolated(seed=0, dtype=self.dtype):
-            return chain_density(batched, scale, self.dim, chains, calls)
+        key = (chains, *(part.shape for part in scale))
+        with self._lock, isolated(seed=0, dtype=self.dtype):
+            kept = self._chains.get(key)
+            if kept is None or kept.engine.startswith("graph"):  # more calls may now be worth compiling for
+                kept = self._chains[key] = chain_density(batched, scale, self.dim, chains, calls)
+            return kept
 
     def _flat(self, name: str, u: torch.Tensor) -> Values:
         u = torch.as_tensor(u, dtype=self.dtype)

@@ -1,0 +1,283 @@
+"""A block of chains under Hamiltonian Monte Carlo in step, with a trajectory length learnt from all of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from phlogiston.engine.chains import ChainDensity, Scale, Scaling, scaled, unscaled, unscaled_back
+from phlogiston.kernels.adaptation import StepSearch, Window, learnt_scale, reasonable_step, unit_scale, windows
+from phlogiston.kernels.blocks import Drawn, Report, State
+from phlogiston.kernels.streams import Words, fill_normal, jit, streams, uniform
+from phlogiston.kernels.trees import DIVERGENCE
+
+Array = NDArray[Any]
+STATS = ("lp", "energy", "acceptance_rate", "diverging")
+MAX_STEPS, _EARLY_STEPS = 1000, 32
+_LEARNING_RATE, _DECAY = 0.1, 0.9
+
+
+@jit
+def draw_momenta(words: Words, momentum: Array) -> None:
+    """Standard normal ``momentum [D, C]``, a stream for each chain."""
+    row = np.empty(momentum.shape[0], momentum.dtype)
+    for c in range(momentum.shape[1]):
+        fill_normal(words[c], row)
+        momentum[:, c] = row
+
+
+@jit
+def kick_and_drift(x: Array, momentum: Array, grad: Array, kick: float, drift: float) -> None:
+    """``momentum += kick * grad``, ``x += drift * momentum``, all ``[D, C]``."""
+    for d in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            momentum[d, c] += kick * grad[d, c]
+            x[d, c] += drift * momentum[d, c]
+
+
+@jit
+def accept(
+    words: Words, old: Array, new: Array, momentum: Array, old_grad: Array, new_grad: Array, lp: Array, row: Array
+) -> None:
+    """Metropolis: take ``new`` for ``old`` chain by chain, or put ``old`` into ``new``.
+
+    Args:
+        words: random streams ``[C, 4]``.
+        old: positions ``[D, C]`` at the start; on return the chains' states.
+        new: positions at the end; unchanged.
+        momentum: at the end, ``[D, C]``.
+        old_grad: gradient at ``old``; on return that of the chains' states.
+        new_grad: gradient at ``new``.
+        lp: ``[3, C]``: log density at ``old`` (on return of the chains' states), at ``new``, energy at the start.
+        row: statistics ``[4, C]``, filled.
+    """
+    dim = old.shape[0]
+    for c in range(old.shape[1]):
+        kinetic = 0.0
+        for d in range(dim):
+            kinetic += 0.5 * momentum[d, c] * momentum[d, c]
+        energy = kinetic - lp[1, c]
+        error = energy - lp[2, c]
+        sound = -np.inf < error < DIVERGENCE  # neither does NaN pass
+        rate = min(1.0, np.exp(-error)) if sound else 0.0
+        taken = uniform(words[c]) < rate
+        if taken:
+            lp[0, c] = lp[1, c]
+            for d in range(dim):
+                old[d, c], old_grad[d, c] = new[d, c], new_grad[d, c]
+        row[0, c], row[1, c], row[2, c], row[3, c] = lp[0, c], energy if taken else lp[2, c], rate, not sound
+
+
+def halton(index: int) -> float:
+    """Element of the base-two Halton sequence in (0, 1), from index one."""
+    value, base = 0.0, 0.5
+    while index:
+        value += base * (index & 1)
+        index >>= 1
+        base *= 0.5
+    return value
+
+
+@dataclass
+class TrajectoryLength:
+    r"""Trajectory length by stochastic gradient ascent on the ChEES criterion.
+
+    The criterion is the expected squared change of the squared distance from the mean,
+    :math:`\frac14 E[(\lVert x' - m' \rVert^2 - \lVert x - m \rVert^2)^2]`, a proxy for the decay of the
+    autocorrelation of squares. Steps are Adam's on :math:`\log T`, weighed by acceptance.
+
+    References:
+        Hoffman, Radul and Sountsov (2021), An adaptive-MCMC scheme for setting trajectory lengths in Hamiltonian Monte
+        Carlo, https://proceedings.mlr.press/v130/hoffman21a.html
+    """
+
+    log_length: float
+    count: int = 0
+    square: float = 0.0
+    log_average: float = 0.0
+
+    def update(self, old: Array, new: Array, momentum: Array, rate: Array, jitter: float) -> None:
+        """Learn from one transition of all chains: positions ``[D, C]`` at both ends, momentum at the end, ``[C]``."""
+        weight = rate / max(float(rate.sum()), 1e-12)
+        sound = rate > 0.0
+        if sound.sum() < 2:
+            return
+        before = np.square(old - old.mean(1, keepdims=True)).sum(0)
+        ended = np.where(sound, new, 0.0)
+        from_mean = ended - (ended * weight).sum(1, keepdims=True)
+        change = np.square(from_mean).sum(0) - before
+        slope = jitter * float((weight * change * (from_mean * np.where(sound, momentum, 0.0)).sum(0))[sound].sum())
+        self.count += 1
+        self.square = _DECAY * self.square + (1.0 - _DECAY) * slope * slope
+        corrected = math.sqrt(self.square / (1.0 - _DECAY**self.count)) + 1e-30
+        self.log_length += _LEARNING_RATE * min(max(slope / corrected, -3.0), 3.0) / math.sqrt(1.0 + self.count / 20.0)
+        self.log_length = min(max(self.log_length, math.log(0.1)), math.log(100.0))
+        self.log_average += self.count**-0.5 * (self.log_length - self.log_average)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HmcBlock:
+    """The sampler's settings. ``length`` is a time in standardised units (None: learnt), ``num_steps`` overrides it."""
+
+    num_warmup: int
+    target_accept_prob: float
+    step_size: float
+    mass_matrix: Scaling
+    length: float | None
+    num_steps: int | None
+    jitter: float
+
+    def unit(self, dim: int, dtype: torch.dtype) -> Scale:
+        """The scale that changes nothing."""
+        return unit_scale(self.mass_matrix, dim, dtype)
+
+    def begin(self, density: ChainDensity, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
+        """Chains at ``starts [C, D]``, not warmed up yet."""
+        scale = {f"scale_{i}": part.numpy() for i, part in enumerate(self.unit(starts.shape[1], starts.dtype))}
+        x = np.ascontiguousarray(starts.numpy().T)
+        return {
+            "x": x,
+            "words": streams(seeds),
+            "step_size": np.asarray(self.step_size),
+            "length": np.asarray(0.5 * math.pi * (1.0 + self.jitter) if self.length is None else self.length),
+            "transitions": np.asarray(0),
+            **scale,
+        }
+
+    def warm_up(self, density: ChainDensity, state: State, report: Report) -> None:
+        """Bring the chains to the typical set; learn step size, scale and trajectory length; in place."""
+        run = _Run(self, density, state)
+        run.restart(search=self.num_warmup > 0)
+        learnt = 0
+        plan = windows(self.num_warmup, run.chains)
+        for window in plan:
+            run.most_steps = MAX_STEPS if learnt > 1 else _EARLY_STEPS << learnt
+            self._warm_up_window(run, window, report, learns_length=self.length is None and learnt > 0)
+            learnt += window.learns
+            run.restart(search=window.learns and learnt <= 2)
+
+    def _warm_up_window(self, run: _Run, window: Window, report: Report, *, learns_length: bool) -> None:
+        seen = np.empty((window.transitions, 2, *run.x.shape), run.x.dtype)
+        search = StepSearch(run.step_size, self.target_accept_prob)
+        length = TrajectoryLength(math.log(run.length))
+        for i in range(window.transitions):
+            before, share = run.x.copy(), run.share()
+            row = run.transition()
+            if learns_length:
+                length.update(before, run.moved, run.momentum, row[2], share)
+                run.length = math.exp(length.log_length)
+            search.update(float(np.mean(row[2])))
+            run.step_size = search.step_size
+            seen[i, 0], seen[i, 1] = run.x, run.grad
+            report(run.chains, run.step_size, int(row[3].sum()))
+        run.step_size = search.average
+        if learns_length and length.count:
+            run.length = math.exp(length.log_average)
+        if window.learns:
+            at = scaled(torch.from_numpy(run.x), run.scale)
+            columns = [torch.from_numpy(np.moveaxis(seen[:, k], 1, 0).reshape(run.x.shape[0], -1)) for k in (0, 1)]
+            draws, slopes = scaled(columns[0], run.scale), unscaled_back(columns[1], run.scale)
+            run.scale = learnt_scale(self.mass_matrix, draws.mT.numpy(), slopes.mT.numpy(), run.scale)
+            run.x[:] = unscaled(at, run.scale).numpy()
+
+    def sample(self, density: ChainDensity, state: State, num_samples: int, report: Report) -> Drawn:
+        """So many draws of every chain; in place, so that the next call goes on where this one ended."""
+        run = _Run(self, density, state)
+        run.restart(search=False)
+        draws = np.empty((num_samples, *run.x.shape), run.x.dtype)
+        stats = np.empty((num_samples, len(STATS), run.chains))
+        steps, done, interrupted = np.zeros(num_samples, np.int64), 0, False
+        try:
+            for i in range(num_samples):
+                stats[i] = run.transition()
+                draws[i], steps[i] = run.x, run.steps
+                done += 1
+                report(run.chains, run.step_size, int(stats[i, 3].sum()))
+        except KeyboardInterrupt:
+            interrupted = True
+        columns = torch.from_numpy(np.moveaxis(draws, 1, 0).reshape(run.x.shape[0], -1))
+        u = scaled(columns, run.scale).reshape(run.x.shape[0], num_samples, run.chains).permute(2, 1, 0).contiguous()
+        named = {name: np.ascontiguousarray(stats[:, k].T) for k, name in enumerate(STATS)}
+        named["diverging"] = named["diverging"].astype(bool)
+        named["n_steps"] = np.tile(steps, (run.chains, 1))
+        named["step_size"] = np.full((run.chains, num_samples), run.step_size)
+        return Drawn(u, named, np.full(run.chains, done), interrupted)
+
+
+class _Run:
+    """A block's state at work; its arrays are changed in place."""
+
+    def __init__(self, sampler: HmcBlock, density: ChainDensity, state: State) -> None:
+        self._sampler, self._density, self._state = sampler, density, state
+        self.x, self.words = state["x"], state["words"]
+        self.chains = self.x.shape[1]
+        self.most_steps, self.steps = MAX_STEPS, 0
+        self.moved, self.momentum = np.empty_like(self.x), np.empty_like(self.x)
+        self.scale = tuple(torch.from_numpy(state[name]) for name in sorted(state) if name.startswith("scale_"))
+        self._lp = np.empty((3, self.chains))
+
+    @property
+    def scale(self) -> Scale:
+        return self._scale
+
+    @scale.setter
+    def scale(self, scale: Scale) -> None:
+        self._scale = scale
+        self._state.update({f"scale_{i}": part.numpy() for i, part in enumerate(scale)})
+
+    @property
+    def step_size(self) -> float:
+        return float(self._state["step_size"])
+
+    @step_size.setter
+    def step_size(self, value: float) -> None:
+        self._state["step_size"] = np.asarray(value)
+
+    @property
+    def length(self) -> float:
+        return float(self._state["length"])
+
+    @length.setter
+    def length(self, value: float) -> None:
+        self._state["length"] = np.asarray(value)
+
+    def share(self) -> float:
+        """The part of the trajectory length that the next transition takes."""
+        return 1.0 - self._sampler.jitter * halton(int(self._state["transitions"]) + 1)
+
+    def _at(self, x: Array) -> tuple[Array, Array]:
+        value, grad = self._density.evaluate(torch.from_numpy(np.ascontiguousarray(x)), *self._scale)
+        return value.numpy(), grad.numpy()
+
+    def restart(self, *, search: bool) -> None:
+        """Evaluate density and gradient at the chains' points; where wanted look for a step size."""
+        value, grad = self._at(self.x)
+        self._lp[0], self.grad = value, grad.copy()
+        if search:
+            draw_momenta(self.words, self.momentum)
+            self.step_size = reasonable_step(self._at, self.x, value, grad, self.momentum, self.step_size)
+
+    def transition(self) -> Array:
+        """One trajectory of every chain; statistics ``[len(STATS), C]``."""
+        eps, share = self.step_size, self.share()
+        self._state["transitions"] = self._state["transitions"] + 1
+        wanted = self._sampler.num_steps or math.ceil(share * self.length / eps)
+        self.steps = min(max(wanted, 1), self.most_steps)
+        draw_momenta(self.words, self.momentum)
+        self.moved[:] = self.x
+        self._lp[2] = 0.5 * np.square(self.momentum).sum(0) - self._lp[0]
+        front, grad, kick = torch.from_numpy(self.moved), self.grad, 0.5 * eps
+        for _ in range(self.steps):
+            kick_and_drift(self.moved, self.momentum, grad, kick, eps)
+            value, new = self._density.evaluate(front, *self._scale)
+            grad, kick = new.numpy(), eps
+        kick_and_drift(self.moved, self.momentum, grad, 0.5 * eps, 0.0)
+        self._lp[1] = value.numpy()
+        row = np.empty((len(STATS), self.chains))
+        accept(self.words, self.x, self.moved, self.momentum, self.grad, grad, self._lp, row)
+        return row
