@@ -19,7 +19,8 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "exact": [{"num_samples": 2000}],
     "rejection": [{"num_samples": 1000}],
     "importance": [{"num_particles": 40_000}],
-    "nuts": [{"num_samples": 150, "num_warmup": 150, "num_chains": 2, "max_tree_depth": 6}],
+    "hmc": [{"num_samples": 100, "num_warmup": 150, "num_chains": 32, "engine": "graph"}],
+    "nuts": [{"num_samples": 150, "num_warmup": 150, "num_chains": 4, "engine": "graph"}],
 }
 # Fifty flowers of three species drawn blindly: 3^50 assignments, which chance does not find. The methods must say so.
 HOPELESS = {("rejection", "iris"), ("importance", "iris")}
