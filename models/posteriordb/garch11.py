@@ -7,8 +7,8 @@
     s_1    = sigma1,  s_t^2 = alpha0 + alpha1 (y_(t-1) - mu)^2 + beta1 s_(t-1)^2
     y_t    ~ Normal(mu, s_t)                  t = 1, ..., 200
 
-The variances are a linear recurrence v_t = x_t + beta1 v_(t-1), so a scan by doubling needs log2(200) = 8 steps rather
-than 200: after k of them, each v_t holds its own last 2^k terms.
+The variances are a linear recurrence v_t = x_t + beta1 v_(t-1). `recurrence` cuts it into blocks and takes one step in
+all of them at once, so the 200 steps become 8, and 5 doublings that carry over from one block to the next.
 Source: posteriordb, garch-garch11. Bollerslev (1986), https://doi.org/10.1016/0304-4076(86)90063-1
 """
 
@@ -25,14 +25,20 @@ from . import data, scalars
 posterior = "garch-garch11"
 parameters = scalars("mu", "alpha0", "alpha1", "beta1")
 
+STEPS = 8  # in a block; divides T
+
 
 def recurrence(x: Tensor, b: Tensor) -> Tensor:
-    """v of v_t = x_t + b v_(t-1), v_0 = x_0, along the last dimension."""
-    shift = 1
-    while shift < x.shape[-1]:
-        x = x + b * torch.nn.functional.pad(x[..., :-shift], (shift, 0))
-        b, shift = b * b, 2 * shift
-    return x
+    """v of v_t = x_t + b v_(t-1), v_0 = x_0; ``x`` has shape [block, step], and v goes on from block to block."""
+    steps = list(x.unbind(1))
+    for i in range(1, len(steps)):
+        steps[i] = steps[i] + b * steps[i - 1]
+    carry, power, shift = steps[-1], b ** len(steps), 1
+    while shift < len(carry):  # carry_j holds the last 1, 2, 4, ... blocks up to j
+        carry = carry + power * torch.nn.functional.pad(carry[:-shift], (shift, 0))
+        power, shift = power * power, 2 * shift
+    before = torch.nn.functional.pad(carry[:-1], (1, 0))
+    return torch.stack([step + b ** (i + 1) * before for i, step in enumerate(steps)], 1)
 
 
 def garch11(before: Tensor, sigma1: float) -> None:
@@ -42,7 +48,8 @@ def garch11(before: Tensor, sigma1: float) -> None:
     alpha1 = pyro.sample("alpha1", dist.Uniform(0.0, 1.0))
     beta1 = pyro.sample("beta1", dist.ImproperUniform(constraints.interval(0.0, 1.0 - alpha1), (), ()))
     new = alpha0 + alpha1 * (before - mu) ** 2
-    variance = recurrence(torch.nn.functional.pad(new, (1, 0), value=sigma1**2), beta1)
+    x = torch.nn.functional.pad(new, (1, 0), value=sigma1**2)
+    variance = recurrence(x.reshape(-1, STEPS), beta1).reshape(-1)
     with pyro.plate("time", len(before) + 1):
         pyro.sample("y", dist.Normal(mu, variance.sqrt()))
 

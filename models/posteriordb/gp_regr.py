@@ -8,7 +8,8 @@
 sigma itself stands on the diagonal, not its square. Source: posteriordb, gp_pois_regr-gp_regr.
 
 `cholesky_ex` is used because `cholesky` raises where K is not positive definite to rounding (sigma near 1e-16, which a
-diverging trajectory may well try), and one such draw would stop all chains; here its density is NaN, and it is rejected.
+diverging trajectory may well try), and one such draw would stop all chains; here its density is not finite, and it is
+rejected.
 """
 
 import pyro

@@ -22,7 +22,7 @@ from torch import Tensor
 import phlogiston as ph
 
 from . import data, vector
-from ._forward import log_forward
+from ._forward import log_forward, pairing
 
 posterior = "bball_drive_event_0-hmm_drive_0"
 parameters = {f"theta{i + 1}[{j + 1}]": ("theta", i, j) for i in range(2) for j in range(2)}
@@ -37,8 +37,10 @@ def hmm_drive_0(u: Tensor, v: Tensor, alpha: Tensor) -> None:
     phi, rate = pyro.sample("phi", ordered), pyro.sample("lambda", ordered)
     prior = dist.Normal(torch.tensor([0.0, 3.0]), 1.0)
     pyro.factor("ordered_prior", (prior.log_prob(phi) + prior.log_prob(rate)).sum())
-    log_emission = dist.Exponential(phi[:, None]).log_prob(u) + dist.Exponential(rate[:, None]).log_prob(v)
-    pyro.factor("uv", log_forward(theta, log_emission))
+    order, is_step, is_first = pairing(len(u))
+    log_emission = dist.Exponential(phi[:, None]).log_prob(u[order])
+    log_emission = log_emission + dist.Exponential(rate[:, None]).log_prob(v[order])
+    pyro.factor("uv", log_forward(theta, log_emission, is_step, is_first))
 
 
 def model() -> ph.Model:

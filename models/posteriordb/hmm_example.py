@@ -20,7 +20,7 @@ from torch import Tensor
 import phlogiston as ph
 
 from . import data, vector
-from ._forward import log_forward
+from ._forward import log_forward, pairing
 
 posterior = "hmm_example-hmm_example"
 parameters = {f"theta{i + 1}[{j + 1}]": ("theta", i, j) for i in range(2) for j in range(2)} | vector("mu", 2)
@@ -32,7 +32,9 @@ def hmm_example(y: Tensor) -> None:
         theta = pyro.sample("theta", dist.Dirichlet(torch.ones(2)))
     mu = pyro.sample("mu", dist.ImproperUniform(constraints.positive_ordered_vector, (), (2,)))
     pyro.factor("mu_prior", dist.Normal(torch.tensor([3.0, 10.0]), 1.0).log_prob(mu).sum())
-    pyro.factor("y", log_forward(theta, dist.Normal(mu[:, None], 1.0).log_prob(y)))
+    order, is_step, is_first = pairing(len(y))
+    log_emission = dist.Normal(mu[:, None], 1.0).log_prob(y[order])
+    pyro.factor("y", log_forward(theta, log_emission, is_step, is_first))
 
 
 def model() -> ph.Model:

@@ -11,7 +11,8 @@ Absorption integrates in closed form, which leaves an integral equation,
 solved by fixed-point iteration from C = A, with the integral as a matrix: Chebyshev nodes in s, where t = T s^4 puts
 most of them where C rises from 0 past a small K_m within K_m V / (D k_a). The right-hand side falls as C grows, so the
 iterates lie in turn below and above the solution; the last one is a lower bound. Where the iteration has not converged
-(fast elimination, C near 0, far from these data), that bound turns negative, its logarithm is NaN, and a sampler rejects.
+(fast elimination, C near 0, far from these data), that bound turns negative, its logarithm is NaN, and a sampler
+rejects it.
 
 Accuracy: with 20 nodes and 8 iterations the log joint is within 1e-7, relative, of that by an adaptive solver at the
 reference draws (tests/test_posteriordb.py). Runge-Kutta of order 4 needs 40 steps in s for 1e-6, a chain of 160
