@@ -1,8 +1,9 @@
 """A method on fourteen posteriors of posteriordb: is every component of mean and sd that of the reference draws?
 
-A row is a posterior. z is the absolute difference from the reference draws over the Monte Carlo standard errors of both, and
-the worst component of all is shown; among so many, a right method shows 2 to 4. R-hat and ESS are the worst component's
-too. Sites that posteriordb does not have are left out. Needs POSTERIORDB (see models/posteriordb/__init__.py).
+A row is a posterior. z is the absolute difference from the reference draws over the Monte Carlo standard errors of
+both, and the worst component of all is shown; among so many, a right method shows 2 to 4. R-hat and ESS are the worst
+component's too. Sites that posteriordb does not have are left out. Needs POSTERIORDB (see
+models/posteriordb/__init__.py).
 
     python benchmarks/posteriordb.py [--method nuts] [--set num_samples=500 ...] [--only NAME ...] [--seed 0] [--update]
 

@@ -29,32 +29,32 @@ STEPS = 8  # in a block; divides T
 
 
 def recurrence(x: Tensor, b: Tensor) -> Tensor:
-    """v of v_t = x_t + b v_(t-1), v_0 = x_0; ``x`` has shape [block, step], and v goes on from block to block."""
-    steps = list(x.unbind(1))
+    """v of v_t = x_t + b v_(t-1), v_0 = x_0; ``x`` has shape [step, block], and v goes on from block to block."""
+    steps, powers = list(x.unbind(0)), [b]
     for i in range(1, len(steps)):
         steps[i] = steps[i] + b * steps[i - 1]
-    carry, power, shift = steps[-1], b ** len(steps), 1
+        powers.append(b * powers[-1])
+    carry, power, shift = steps[-1], powers[-1], 1
     while shift < len(carry):  # carry_j holds the last 1, 2, 4, ... blocks up to j
         carry = carry + power * torch.nn.functional.pad(carry[:-shift], (shift, 0))
         power, shift = power * power, 2 * shift
-    before = torch.nn.functional.pad(carry[:-1], (1, 0))
-    return torch.stack([step + b ** (i + 1) * before for i, step in enumerate(steps)], 1)
+    return torch.stack(steps) + torch.stack(powers)[:, None] * torch.nn.functional.pad(carry[:-1], (1, 0))
 
 
 def garch11(before: Tensor, sigma1: float) -> None:
-    """``before`` holds y_(t-1) for t = 2, ..., T, of shape [T - 1]; ``sigma1`` is the first standard deviation."""
+    """``before`` holds y_(t-1) for t = 1, ..., T, the first of them unused; ``sigma1`` is the first s."""
     mu = pyro.sample("mu", dist.ImproperUniform(constraints.real, (), ()))
     alpha0 = pyro.sample("alpha0", dist.ImproperUniform(constraints.positive, (), ()))
     alpha1 = pyro.sample("alpha1", dist.Uniform(0.0, 1.0))
     beta1 = pyro.sample("beta1", dist.ImproperUniform(constraints.interval(0.0, 1.0 - alpha1), (), ()))
-    new = alpha0 + alpha1 * (before - mu) ** 2
-    x = torch.nn.functional.pad(new, (1, 0), value=sigma1**2)
-    variance = recurrence(x.reshape(-1, STEPS), beta1).reshape(-1)
-    with pyro.plate("time", len(before) + 1):
-        pyro.sample("y", dist.Normal(mu, variance.sqrt()))
+    is_first = (torch.arange(len(before)) == 0).reshape(-1, STEPS).T
+    new = alpha0 + alpha1 * (before.reshape(-1, STEPS).T - mu) ** 2
+    variance = recurrence(torch.where(is_first, sigma1**2, new), beta1)
+    with pyro.plate("time", len(before)):
+        pyro.sample("y", dist.Normal(mu, variance.T.reshape(-1).sqrt()))
 
 
 def model() -> ph.Model:
     """The program with posteriordb's data."""
     given = data(posterior)
-    return ph.Model(garch11, given["y"][:-1], given["sigma1"]).observe(y=given["y"])
+    return ph.Model(garch11, given["y"].roll(1), given["sigma1"]).observe(y=given["y"])

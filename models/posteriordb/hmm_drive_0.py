@@ -37,10 +37,10 @@ def hmm_drive_0(u: Tensor, v: Tensor, alpha: Tensor) -> None:
     phi, rate = pyro.sample("phi", ordered), pyro.sample("lambda", ordered)
     prior = dist.Normal(torch.tensor([0.0, 3.0]), 1.0)
     pyro.factor("ordered_prior", (prior.log_prob(phi) + prior.log_prob(rate)).sum())
-    order, is_step, is_first = pairing(len(u))
+    order = pairing(len(u))
     log_emission = dist.Exponential(phi[:, None]).log_prob(u[order])
     log_emission = log_emission + dist.Exponential(rate[:, None]).log_prob(v[order])
-    pyro.factor("uv", log_forward(theta, log_emission, is_step, is_first))
+    pyro.factor("uv", log_forward(theta, log_emission))
 
 
 def model() -> ph.Model:

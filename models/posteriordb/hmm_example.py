@@ -32,9 +32,8 @@ def hmm_example(y: Tensor) -> None:
         theta = pyro.sample("theta", dist.Dirichlet(torch.ones(2)))
     mu = pyro.sample("mu", dist.ImproperUniform(constraints.positive_ordered_vector, (), (2,)))
     pyro.factor("mu_prior", dist.Normal(torch.tensor([3.0, 10.0]), 1.0).log_prob(mu).sum())
-    order, is_step, is_first = pairing(len(y))
-    log_emission = dist.Normal(mu[:, None], 1.0).log_prob(y[order])
-    pyro.factor("y", log_forward(theta, log_emission, is_step, is_first))
+    log_emission = dist.Normal(mu[:, None], 1.0).log_prob(y[pairing(len(y))])
+    pyro.factor("y", log_forward(theta, log_emission))
 
 
 def model() -> ph.Model:

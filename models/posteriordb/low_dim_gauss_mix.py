@@ -6,8 +6,7 @@
     y_n     ~ theta Normal(mu_1, sigma_1) + (1 - theta) Normal(mu_2, sigma_2),  n = 1, ..., 1000
 
 The site mu is flat on ordered pairs, and a factor brings the normal density. Which component a datum comes from is
-summed out. `TwoNormals` is `dist.MixtureSameFamily` for two components, with the data as the last dimension and without
-divisions, which makes it five times as fast.
+summed out. `TwoNormals` is `dist.MixtureSameFamily` for two components, written with few operations a datum.
 Source: posteriordb, low_dim_gauss_mix-low_dim_gauss_mix.
 """
 
@@ -42,7 +41,8 @@ class TwoNormals(TorchDistribution):
         constant = log_weight - self.sigma.log() - 0.5 * math.log(2.0 * math.pi)
         first = constant[0] - 0.5 * ((value - self.mu[0]) * precision[0]) ** 2
         second = constant[1] - 0.5 * ((value - self.mu[1]) * precision[1]) ** 2
-        return first + torch.nn.functional.softplus(second - first, threshold=40.0)  # logaddexp
+        larger = torch.maximum(first, second).detach()  # needs no gradient, as it cancels
+        return larger + ((first - larger).exp() + (second - larger).exp()).log()
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> TorchDistribution:
         return dist.torch_distribution.ExpandedDistribution(self, batch_shape)
