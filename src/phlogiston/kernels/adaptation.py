@@ -81,34 +81,44 @@ def reasonable_step(
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of warm-up: so many transitions a chain, and whether the scale is learnt from them at its end."""
+    """A stretch of warm-up: transitions a chain, whether the scale is learnt at its end, and its largest trees."""
 
     transitions: int
     learns: bool
+    max_depth: int = 64
+
+
+_CROWD = 16  # chains that know enough of the scale after a few transitions
 
 
 def windows(num_warmup: int, num_chains: int) -> list[Window]:
-    """Short windows first, each twice as long as the one before, after Stan; shorter where many chains feed them.
+    """Short windows first, each twice as long as the one before, after Stan; a crowd of chains begins with very short.
 
-    A first stretch finds the typical set, the last one tunes the step size for the final scale.
+    A first stretch finds the typical set, the last one tunes the step size for the final scale. Until the scale is
+    known to some degree, long trajectories are a waste: trees start small.
 
     Example:
         >>> [w.transitions for w in windows(1000, 1)]
         [75, 25, 50, 100, 200, 500, 50]
+        >>> [w.transitions for w in windows(150, 64)]
+        [4, 4, 8, 16, 108, 10]
     """
-    crowd = min(num_chains, 25)
-    first, last = max(5, round(0.075 * num_warmup)), max(10, round(0.05 * num_warmup))
     if num_warmup < 30:
         return [Window(num_warmup, False)] if num_warmup else []
-    left = num_warmup - first - last
-    size = min(left, max(4, math.ceil(25 / math.sqrt(crowd) * num_warmup / 1000)) if num_warmup >= 100 else 5)
+    last = max(10, round(0.05 * num_warmup))
+    if num_chains >= _CROWD:
+        first, size = [Window(4, True, 5), Window(4, True, 6)], 8
+    else:
+        first = [Window(max(5, round(0.075 * num_warmup)), num_chains > 1, 8)]
+        size = max(5, round(0.025 * num_warmup))
+    left = num_warmup - last - sum(window.transitions for window in first)
     sizes = []
     while left:
         size = left if left < 3 * size else size
         sizes.append(size)
         left -= size
         size *= 2
-    return [Window(first, num_chains > 1), *(Window(n, True) for n in sizes), Window(last, False)]
+    return [*first, *(Window(n, True, 8 + i) for i, n in enumerate(sizes)), Window(last, False)]
 
 
 def unit_scale(kind: Scaling, dim: int, dtype: torch.dtype) -> Scale:
@@ -120,6 +130,16 @@ def unit_scale(kind: Scaling, dim: int, dtype: torch.dtype) -> Scale:
         return (ones,)
     rank = min(_RANK, dim)
     return (ones, torch.zeros(dim, rank, dtype=dtype), torch.zeros(rank, dtype=dtype))
+
+
+def named_scale(scale: Scale) -> dict[str, Array]:
+    """The scale as arrays of a block's state."""
+    return {f"scale_{i}": part.numpy() for i, part in enumerate(scale)}
+
+
+def scale_in(state: dict[str, Array]) -> Scale:
+    """The scale among the arrays of a block's state."""
+    return tuple(torch.from_numpy(state[name]) for name in sorted(state) if name.startswith("scale_"))
 
 
 def learnt_scale(kind: Scaling, draws: Array, grads: Array, scale: Scale) -> Scale:

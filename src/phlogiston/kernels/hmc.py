@@ -10,15 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from phlogiston.engine.chains import ChainDensity, Scale, Scaling, scaled, unscaled, unscaled_back
-from phlogiston.kernels.adaptation import StepSearch, Window, learnt_scale, reasonable_step, unit_scale, windows
+from phlogiston.engine.chains import ChainDensity, Scale, Scaling, scaled
+from phlogiston.kernels.adaptation import StepSearch, named_scale, reasonable_step, scale_in, unit_scale
 from phlogiston.kernels.blocks import Drawn, Report, State
+from phlogiston.kernels.nuts import NutsBlock
 from phlogiston.kernels.streams import Words, fill_normal, jit, streams, uniform
-from phlogiston.kernels.trees import DIVERGENCE
+from phlogiston.kernels.trees import DIVERGENCE, Z
 
 Array = NDArray[Any]
 STATS = ("lp", "energy", "acceptance_rate", "diverging")
-MAX_STEPS, _EARLY_STEPS = 1000, 32
+MAX_STEPS = 1000
+_BY_TREES, _FEWEST_BY_TREES = 0.6, 30
+_QUARTER = 0.5 * math.pi  # of a period of a standard normal: from the mode to its edge
 _LEARNING_RATE, _DECAY = 0.1, 0.9
 
 
@@ -138,52 +141,54 @@ class HmcBlock:
 
     def begin(self, density: ChainDensity, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
         """Chains at ``starts [C, D]``, not warmed up yet."""
-        scale = {f"scale_{i}": part.numpy() for i, part in enumerate(self.unit(starts.shape[1], starts.dtype))}
-        x = np.ascontiguousarray(starts.numpy().T)
+        length = _QUARTER * (1.0 + self.jitter) if self.length is None else self.length
         return {
-            "x": x,
+            "x": np.ascontiguousarray(starts.numpy().T),
             "words": streams(seeds),
             "step_size": np.asarray(self.step_size),
-            "length": np.asarray(0.5 * math.pi * (1.0 + self.jitter) if self.length is None else self.length),
+            "length": np.asarray(length),
             "transitions": np.asarray(0),
-            **scale,
+            **named_scale(self.unit(starts.shape[1], starts.dtype)),
         }
 
     def warm_up(self, density: ChainDensity, state: State, report: Report) -> None:
-        """Bring the chains to the typical set; learn step size, scale and trajectory length; in place."""
+        """Bring the chains to the typical set; learn step size, scale and trajectory length; in place.
+
+        Trees find their length by themselves, so they do the first part, and learn the scale.
+        """
+        by_trees = round(_BY_TREES * self.num_warmup)
+        if by_trees >= _FEWEST_BY_TREES:
+            trees = NutsBlock(
+                num_warmup=by_trees,
+                target_accept_prob=self.target_accept_prob,
+                max_tree_depth=10,
+                step_size=self.step_size,
+                mass_matrix=self.mass_matrix,
+            )
+            grown = trees.continued(state["x"], state["words"])
+            trees.warm_up(density, grown, report)
+            state.update({name: value for name, value in grown.items() if name in state and name != "x"})
+            state["x"] = np.ascontiguousarray(grown["vectors"][:, Z].T)
         run = _Run(self, density, state)
         run.restart(search=self.num_warmup > 0)
-        learnt = 0
-        plan = windows(self.num_warmup, run.chains)
-        for window in plan:
-            run.most_steps = MAX_STEPS if learnt > 1 else _EARLY_STEPS << learnt
-            self._warm_up_window(run, window, report, learns_length=self.length is None and learnt > 0)
-            learnt += window.learns
-            run.restart(search=window.learns and learnt <= 2)
+        self._tune(run, self.num_warmup - by_trees, report)
 
-    def _warm_up_window(self, run: _Run, window: Window, report: Report, *, learns_length: bool) -> None:
-        seen = np.empty((window.transitions, 2, *run.x.shape), run.x.dtype)
+    def _tune(self, run: _Run, transitions: int, report: Report) -> None:
         search = StepSearch(run.step_size, self.target_accept_prob)
         length = TrajectoryLength(math.log(run.length))
-        for i in range(window.transitions):
+        for _ in range(transitions):
             before, share = run.x.copy(), run.share()
             row = run.transition()
-            if learns_length:
+            if self.length is None:
                 length.update(before, run.moved, run.momentum, row[2], share)
                 run.length = math.exp(length.log_length)
             search.update(float(np.mean(row[2])))
             run.step_size = search.step_size
-            seen[i, 0], seen[i, 1] = run.x, run.grad
             report(run.chains, run.step_size, int(row[3].sum()))
-        run.step_size = search.average
-        if learns_length and length.count:
+        if transitions:
+            run.step_size = search.average
+        if length.count:
             run.length = math.exp(length.log_average)
-        if window.learns:
-            at = scaled(torch.from_numpy(run.x), run.scale)
-            columns = [torch.from_numpy(np.moveaxis(seen[:, k], 1, 0).reshape(run.x.shape[0], -1)) for k in (0, 1)]
-            draws, slopes = scaled(columns[0], run.scale), unscaled_back(columns[1], run.scale)
-            run.scale = learnt_scale(self.mass_matrix, draws.mT.numpy(), slopes.mT.numpy(), run.scale)
-            run.x[:] = unscaled(at, run.scale).numpy()
 
     def sample(self, density: ChainDensity, state: State, num_samples: int, report: Report) -> Drawn:
         """So many draws of every chain; in place, so that the next call goes on where this one ended."""
@@ -216,9 +221,9 @@ class _Run:
         self._sampler, self._density, self._state = sampler, density, state
         self.x, self.words = state["x"], state["words"]
         self.chains = self.x.shape[1]
-        self.most_steps, self.steps = MAX_STEPS, 0
+        self.steps = 0
         self.moved, self.momentum = np.empty_like(self.x), np.empty_like(self.x)
-        self.scale = tuple(torch.from_numpy(state[name]) for name in sorted(state) if name.startswith("scale_"))
+        self.scale = scale_in(state)
         self._lp = np.empty((3, self.chains))
 
     @property
@@ -228,7 +233,7 @@ class _Run:
     @scale.setter
     def scale(self, scale: Scale) -> None:
         self._scale = scale
-        self._state.update({f"scale_{i}": part.numpy() for i, part in enumerate(scale)})
+        self._state.update(named_scale(scale))
 
     @property
     def step_size(self) -> float:
@@ -267,7 +272,7 @@ class _Run:
         eps, share = self.step_size, self.share()
         self._state["transitions"] = self._state["transitions"] + 1
         wanted = self._sampler.num_steps or math.ceil(share * self.length / eps)
-        self.steps = min(max(wanted, 1), self.most_steps)
+        self.steps = min(max(wanted, 1), MAX_STEPS)
         draw_momenta(self.words, self.momentum)
         self.moved[:] = self.x
         self._lp[2] = 0.5 * np.square(self.momentum).sum(0) - self._lp[0]

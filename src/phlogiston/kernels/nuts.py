@@ -10,10 +10,19 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.engine.chains import ChainDensity, Scale, Scaling, scaled, unscaled, unscaled_back
-from phlogiston.kernels.adaptation import StepSearch, Window, learnt_scale, reasonable_step, unit_scale, windows
+from phlogiston.kernels.adaptation import (
+    StepSearch,
+    Window,
+    learnt_scale,
+    named_scale,
+    reasonable_step,
+    scale_in,
+    unit_scale,
+    windows,
+)
 from phlogiston.kernels.blocks import Drawn, Report, State
-from phlogiston.kernels.streams import fill_normals
-from phlogiston.kernels.trees import COUNT, STATS, Trees, Z, advance, new_trees, place
+from phlogiston.kernels.streams import Words, fill_normals, streams
+from phlogiston.kernels.trees import CAUTION, COUNT, FILLED, STATS, Trees, Z, advance, new_trees, place
 
 Array = NDArray[Any]
 _INTEGER, _BOOLEAN = ("n_steps", "tree_depth"), ("diverging", "reached_max_treedepth")
@@ -35,40 +44,41 @@ class NutsBlock:
 
     def begin(self, density: ChainDensity, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
         """Chains at ``starts [C, D]``, not warmed up yet."""
-        trees = new_trees(seeds, starts.shape[1], self.max_tree_depth, starts.numpy().dtype)
-        trees.front[:] = starts.numpy().T
-        scale = {f"scale_{i}": part.numpy() for i, part in enumerate(self.unit(starts.shape[1], starts.dtype))}
-        return {**trees._asdict(), **scale, "step_size": np.asarray(self.step_size)}
+        return self.continued(starts.numpy().T, streams(seeds))
+
+    def continued(self, x: Array, words: Words) -> State:
+        """Chains at ``x [D, C]`` whose random streams have been used by another sampler."""
+        trees = new_trees(words, x.shape[0], self.max_tree_depth, x.dtype)
+        trees.front[:] = x
+        unit = self.unit(x.shape[0], torch.from_numpy(x).dtype)
+        return {**trees._asdict(), **named_scale(unit), "step_size": np.asarray(self.step_size)}
 
     def warm_up(self, density: ChainDensity, state: State, report: Report) -> None:
         """Bring the chains to the typical set and learn step size and scale from all of them; in place."""
         run = _Run(density, state)
         run.restart(search=self.num_warmup > 0)
-        learnt = 0
         for window in windows(self.num_warmup, run.chains):
             self._warm_up_window(run, window, report)
-            learnt += window.learns
-            # The first scales change everything; later ones leave the step size near what it was.
-            run.restart(search=window.learns and learnt <= 2)
+            run.restart(search=window.learns)
 
     def _warm_up_window(self, run: _Run, window: Window, report: Report) -> None:
-        rows, trees = 2 * window.transitions, run.trees
+        rows, trees, depth = 2 * window.transitions, run.trees, min(window.max_depth, self.max_tree_depth)
         draws, stats = run.rows(rows)
         grads = np.empty_like(draws)
         search = StepSearch(run.step_size, self.target_accept_prob)
-        done, ended, accepted, diverged, wanted = 0, 0, 0.0, 0, window.transitions * run.chains
+        done, ended, heard, accepted, diverged, wanted = 0, 0, 0, 0.0, 0, window.transitions * run.chains
         while done < wanted:
-            n, rate, bad = advance(trees, *run.evaluate(), search.step_size, draws, stats, grads)
-            ended, accepted, diverged = ended + n, accepted + rate, diverged + bad
+            n, usual, rate, bad = advance(trees, *run.evaluate(), search.step_size, depth, draws, stats, grads)
+            ended, heard, accepted, diverged = ended + n, heard + usual, accepted + rate, diverged + bad
             # One update a round, when all have been heard: those that finish first are those that fared badly.
             if ended >= run.chains and (done or trees.ints[:, COUNT].min() > 0):
-                search.update(accepted / ended)
+                search.update(accepted / heard if heard else 0.0)
                 report(min(ended, wanted - done), search.step_size, diverged)
-                done, ended, accepted, diverged = done + ended, 0, 0.0, 0
+                done, ended, heard, accepted, diverged = done + ended, 0, 0, 0.0, 0
         run.step_size = search.average
         at = scaled(torch.from_numpy(trees.vectors[:, Z].T), run.scale)
         if window.learns:
-            filled = np.arange(rows) < np.minimum(trees.ints[:, COUNT], rows)[:, None]
+            filled = np.arange(rows) < trees.ints[:, FILLED, None]
             seen = scaled(torch.from_numpy(draws[filled].T), run.scale).mT.numpy()
             slopes = unscaled_back(torch.from_numpy(grads[filled].T), run.scale).mT.numpy()
             run.scale = learnt_scale(self.mass_matrix, seen, slopes, run.scale)
@@ -78,20 +88,21 @@ class NutsBlock:
         """So many draws of every chain; in place, so that the next call goes on where this one ended."""
         run = _Run(density, state)
         draws, stats = run.rows(num_samples)
-        run.trees.ints[:, COUNT] = 0
-        interrupted = _fill(run, draws, stats, report)
+        run.trees.ints[:, FILLED] = 0
+        run.trees.reals[:, CAUTION] = 1.0
+        interrupted = _fill(run, self.max_tree_depth, draws, stats, report)
         u = scaled(torch.from_numpy(draws.reshape(-1, draws.shape[-1]).T), run.scale)
         named = {name: _typed(name, stats[:, :, i]) for i, name in enumerate(STATS)}
-        return Drawn(u.mT.reshape(draws.shape), named, run.trees.ints[:, COUNT].copy(), interrupted)
+        return Drawn(u.mT.reshape(draws.shape), named, run.trees.ints[:, FILLED].copy(), interrupted)
 
 
-def _fill(run: _Run, draws: Array, stats: Array, report: Report) -> bool:
+def _fill(run: _Run, depth: int, draws: Array, stats: Array, report: Report) -> bool:
     """Sample until every row is filled, or until Ctrl-C (True)."""
     no_grads = np.empty((run.chains, 0, draws.shape[-1]), draws.dtype)
     done, since, diverged, wanted = 0, 0, 0, draws.shape[0] * draws.shape[1]
     try:
         while done < wanted:
-            ended, _, bad = advance(run.trees, *run.evaluate(), run.step_size, draws, stats, no_grads)
+            ended, _, _, bad = advance(run.trees, *run.evaluate(), run.step_size, depth, draws, stats, no_grads)
             done, since, diverged = done + ended, since + ended, diverged + bad
             if since >= 10 * run.chains or done == wanted:
                 report(since, run.step_size, diverged)
@@ -113,7 +124,7 @@ class _Run:
         self.trees = Trees(*(state[name] for name in Trees._fields))
         self._front = torch.from_numpy(self.trees.front)
         self.chains = self.trees.ints.shape[0]
-        self.scale = tuple(torch.from_numpy(state[name]) for name in sorted(state) if name.startswith("scale_"))
+        self.scale = scale_in(state)
 
     @property
     def scale(self) -> Scale:
@@ -122,7 +133,7 @@ class _Run:
     @scale.setter
     def scale(self, scale: Scale) -> None:
         self._scale = scale
-        self._state.update({f"scale_{i}": part.numpy() for i, part in enumerate(scale)})
+        self._state.update(named_scale(scale))
 
     @property
     def step_size(self) -> float:

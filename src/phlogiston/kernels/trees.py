@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from phlogiston.kernels.streams import Words, fill_normal, inlined, jit, streams, uniform
+from phlogiston.kernels.streams import Words, fill_normal, inlined, jit, uniform
 
 Array = NDArray[Any]
 DIVERGENCE = 1000.0  # an energy error beyond which a trajectory has left the typical set (Stan's limit)
@@ -32,10 +32,12 @@ S_FIRST = 15  # the first momentum of the subtree
 VECTORS = 16
 
 # Columns of Trees.reals and Trees.ints.
-H_0, LOG_W, S_LOG_W, LP, S_LP, ENERGY, S_ENERGY, ACCEPT, EPS = range(9)
-REALS = 9
-DIRECTION, DEPTH, LEAF, N_STEPS, COUNT = range(5)
-INTS = 5
+H_0, LOG_W, S_LOG_W, LP, S_LP, ENERGY, S_ENERGY, ACCEPT, EPS, CAUTION = range(10)
+REALS = 10
+DIRECTION, DEPTH, LEAF, N_STEPS, COUNT, FILLED = range(6)
+INTS = 6
+# A chain that warm-up finds far out, where the step of the others is refused, goes on in smaller steps of its own.
+_LOST, _MORE_CAUTION = 0.2, 0.25
 
 # Columns of the statistics of a draw.
 STATS = ("lp", "energy", "acceptance_rate", "n_steps", "tree_depth", "diverging", "step_size", "reached_max_treedepth")
@@ -58,15 +60,15 @@ class Trees(NamedTuple):
     front: Array
 
 
-def new_trees(seeds: list[np.random.SeedSequence], dim: int, max_depth: int, dtype: Any) -> Trees:
-    """Chains without a position yet."""
-    chains = len(seeds)
+def new_trees(words: Words, dim: int, max_depth: int, dtype: Any) -> Trees:
+    """Chains without a position yet, each with its random stream, ``[C, 4]``."""
+    chains = words.shape[0]
     return Trees(
         np.zeros((chains, VECTORS, dim), dtype),
         np.zeros((chains, 2, max_depth, dim), dtype),
         np.zeros((chains, REALS)),
         np.zeros((chains, INTS), np.int64),
-        streams(seeds),
+        words,
         np.zeros((dim, chains), dtype),
     )
 
@@ -204,7 +206,8 @@ def place(trees: Trees, value: Array, grad: Array, step_size: float) -> None:
         for d in range(v.shape[1]):
             v[Z, d], v[Z_G, d] = trees.front[d, c], grad[d, c]
         r[LP] = value[c]
-        n[COUNT] = 0
+        n[COUNT] = n[FILLED] = 0
+        r[CAUTION] = 1.0
         _begin_transition(v, r, n, trees.words[c], step_size)
         _begin_subtree(v, r, n, trees.words[c])
         _half_step(v, r, n)
@@ -233,8 +236,8 @@ def _collect(trees: Trees) -> None:
 
 @jit
 def advance(
-    trees: Trees, value: Array, grad: Array, step_size: float, draws: Array, stats: Array, grads: Array
-) -> tuple[int, float, int]:
+    trees: Trees, value: Array, grad: Array, step_size: float, max_depth: int, draws: Array, stats: Array, grads: Array
+) -> tuple[int, int, float, int]:
     """Take in density and gradient at ``front``, move every chain on by one leapfrog, set ``front`` anew.
 
     Args:
@@ -242,34 +245,39 @@ def advance(
         value: ``[C]``.
         grad: ``[D, C]``.
         step_size: of transitions that begin now.
+        max_depth: of trees, at most that for which there is room.
         draws: ``[C, n, D]``, filled chain by chain.
         stats: ``[C, n, len(STATS)]``.
         grads: ``[C, n, D]`` in warm-up, whose chains go on unrecorded when their rows are full; ``[C, 0, D]`` when
             sampling, where they rest.
 
     Returns:
-        transitions that ended in this call, the sum of their acceptance rates, and how many diverged.
+        transitions that ended in this call, how many of them with the common step size, the sum of their acceptance
+        rates, and how many diverged.
     """
-    ended, accepted, diverged, rows = 0, 0.0, 0, draws.shape[1]
+    ended, heard, accepted, diverged, rows = 0, 0, 0.0, 0, draws.shape[1]
     warming_up = grads.shape[1] > 0
-    max_depth = trees.checks.shape[2]
     _deliver(trees, grad)
     for c in range(trees.ints.shape[0]):
         v, r, n, words = trees.vectors[c], trees.reals[c], trees.ints[c], trees.words[c]
-        if not warming_up and n[COUNT] >= rows:
+        if not warming_up and n[FILLED] >= rows:
             continue
         diverging = _add_leaf(v, r, n, words, value[c])
         turning = diverging or _leaf_turns(v, trees.checks[c], n)
         n[LEAF] += 1
         complete = n[LEAF] == 1 << n[DEPTH]
-        over = turning or (complete and (_merge(v, r, n, words) or n[DEPTH] == max_depth))
+        over = turning or (complete and (_merge(v, r, n, words) or n[DEPTH] >= max_depth))
         if over:
             ended += 1
             rate = r[ACCEPT] / n[N_STEPS]
-            accepted += rate
             diverged += diverging
-            row = n[COUNT]
-            if row < rows:
+            row = n[FILLED]
+            usual = r[CAUTION] == 1.0
+            if usual:
+                heard += 1
+                accepted += rate
+            if row < rows and usual:
+                n[FILLED] += 1
                 for d in range(v.shape[1]):
                     draws[c, row, d] = v[Z, d]
                     if warming_up:
@@ -278,11 +286,13 @@ def advance(
                 # A subtree that was given up counts as a doubling.
                 stats[c, row, _N_STEPS], stats[c, row, _DEPTH] = n[N_STEPS], n[DEPTH] + turning
                 stats[c, row, _DIVERGING], stats[c, row, _STEP_SIZE] = diverging, r[EPS]
-                stats[c, row, _REACHED] = n[DEPTH] == max_depth
+                stats[c, row, _REACHED] = n[DEPTH] >= max_depth
             n[COUNT] += 1
-            _begin_transition(v, r, n, words, step_size)
+            if warming_up:
+                r[CAUTION] = _MORE_CAUTION * r[CAUTION] if rate < _LOST else min(1.0, 2.0 * r[CAUTION])
+            _begin_transition(v, r, n, words, step_size * r[CAUTION])
         if over or complete:
             _begin_subtree(v, r, n, words)
         _half_step(v, r, n)
     _collect(trees)
-    return ended, accepted, diverged
+    return ended, heard, accepted, diverged
