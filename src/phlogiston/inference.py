@@ -11,6 +11,7 @@ from typing import Any
 
 from phlogiston import registry, storage
 from phlogiston.algorithms.needs import Method
+from phlogiston.engine.isolate import seed_sequence
 from phlogiston.errors import warn
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
@@ -51,7 +52,7 @@ def infer(
     """
     model = model if isinstance(model, Model) else Model(model)
     chosen = _method(method, settings)
-    seed = secrets.randbits(32) if seed is None else int(seed)
+    seed = secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
     posterior = chosen(model, seed=seed, progress=progress)
     names: list[str] = [field.name for field in dataclasses.fields(chosen)] if dataclasses.is_dataclass(chosen) else []
     posterior = replace(posterior, settings={name: _plain(getattr(chosen, name)) for name in names})

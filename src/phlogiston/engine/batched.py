@@ -102,6 +102,7 @@ class Batched:
         self, inputs: Values, rows: int, seed: np.random.SeedSequence | None = None, expected: int | None = None
     ) -> Iterator[Values]:
         """The same, chunk by chunk: memory is bounded by one chunk. Chunk i depends on the seed and on i alone."""
+        rows = int(rows)  # NumPy's integers will do
         if self._is_random and self._wanted == "auto" and rows < _WORTH_TRACING:
             yield self._loop(inputs, rows, seed)
             return

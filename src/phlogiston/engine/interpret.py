@@ -18,6 +18,7 @@ from torch.distributions import biject_to
 
 from phlogiston.engine import enumeration, handlers
 from phlogiston.engine.sites import Bound, Site, Structure, run, score
+from phlogiston.errors import ModelError, problem
 
 Values = dict[str, torch.Tensor]
 LIKELIHOOD = "log_likelihood/"
@@ -71,7 +72,26 @@ class Interpreter:
         return self.slots[-1].stop if self.slots else 0
 
     def _run(self, *messengers: Any) -> poutine.Trace:
-        return prune_subsample_sites(run(self.bound, *messengers, parameters=self.structure.parameters))
+        trace = prune_subsample_sites(run(self.bound, *messengers, parameters=self.structure.parameters))
+        self._insist_on_the_same_sites(trace)
+        return trace
+
+    def _insist_on_the_same_sites(self, trace: poutine.Trace) -> None:
+        now = {name for name, msg in trace.nodes.items() if msg["type"] == "sample"}
+        known = {site.name for site in self.structure.sites if site.role != "parameter"}
+        if differ := sorted(now ^ known):
+            name = differ[0]
+            which = (
+                "this run reaches and the first did not" if name in now else "the first run reached and this did not"
+            )
+            raise ModelError(
+                problem(
+                    f"site {name!r}",
+                    found=f"a statement that {which}",
+                    expected="the same sites in every run, whatever the latents",
+                    fix="torch.where(condition, a, b) with both a and b drawn every time",
+                )
+            )
 
     def _split(self, u: torch.Tensor) -> Values:
         return {slot.site.name: u[slot.start : slot.stop].reshape(slot.shape) for slot in self.slots}
@@ -164,6 +184,16 @@ class Interpreter:
         if not self.structure.of("deterministic"):
             return {name: values[name] for name in self._drawn}
         return self._values(self._run(handlers.Substitute(values)), *self._drawn)
+
+    def first_not_finite(self, values: Values) -> tuple[str, float] | None:
+        """The first site whose log probability is not finite at these values, with what it is."""
+        for name, msg in score(self._run(handlers.Substitute(values))).nodes.items():
+            if "log_prob" in msg:
+                terms = torch.as_tensor(msg["log_prob"]).reshape(-1)
+                bad = terms[~torch.isfinite(terms)]
+                if bad.numel():
+                    return name, float(bad[0])
+        return None
 
     @property
     def _drawn(self) -> tuple[str, ...]:

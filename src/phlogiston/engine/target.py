@@ -81,7 +81,7 @@ class Target:
     def unconstrain(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The continuous latents by name, ``[..., *site shape]`` -> ``u [..., D]``."""
         names = [site.name for site in self.structure.continuous]
-        return self._named("unconstrain", {name: values[name] for name in names})["u"]
+        return self._named("unconstrain", {name: values[name].to(self.dtype) for name in names})["u"]
 
     def log_prior(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """All latents by name -> ``[...]``."""
@@ -269,7 +269,13 @@ class Target:
 
     def _explain_no_start(self, u: torch.Tensor) -> str:
         values = {name: value[0] for name, value in self.constrain(u.unsqueeze(0)).items()}
-        shown = ", ".join(f"{name}={value.tolist()}" for name, value in values.items())[:200]
-        return problem(
-            "starting point", found=f"no finite density and gradient; the last try was {shown}", expected="a finite one"
-        )
+        found = f"no finite density and gradient; the last try was {self.explain(values)}"
+        return problem("starting point", found=found, expected="a finite one")
+
+    def explain(self, values: Values) -> str:
+        """The values of one draw, and the first site whose log probability is not finite there, for a message."""
+        shown = ", ".join(f"{name}={value.tolist()}" for name, value in values.items())
+        shown = shown if len(shown) <= 200 else shown[:200] + " ..."
+        with isolated(seed=0, dtype=self.dtype), torch.no_grad():
+            site = self._interpreter.first_not_finite(values)
+        return f"{shown}, where site {site[0]!r} has log probability {site[1]}" if site else shown
