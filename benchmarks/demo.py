@@ -19,7 +19,10 @@ import phlogiston as ph
 from phlogiston import registry
 from phlogiston.tables import align
 
-SETTINGS = {"importance": {"num_particles": 200_000}, "nuts": {"num_samples": 1000, "num_warmup": 500}}
+SETTINGS = {
+    "importance": {"num_particles": 200_000},
+    "nuts": {"num_samples": 1000, "num_warmup": 500, "target_accept_prob": 0.95},
+}
 
 
 def row(name: str, posterior: ph.Posterior) -> list[str]:

@@ -5,7 +5,7 @@ Sides: this library (whole ``ph.infer`` calls: draws, weights, evidence, k-hat),
 NumPy by hand. Each side's log evidence stands beside the quadrature value. Peers that are not installed are left out,
 saying so. Repeats are interleaved, and ratios are of medians.
 
-    python benchmarks/importance.py [--particles 1000000] [--repeats 5] [--memory]
+    python benchmarks/importance.py [--particles 1000000] [--repeats 5] [--no-memory]
 """
 
 from __future__ import annotations
@@ -158,7 +158,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--particles", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory", action="store_true", help="also run 10 million particles and read the peak memory")
+    parser.add_argument(
+        "--memory", action=argparse.BooleanOptionalAction, default=True, help="10 million particles, for their memory"
+    )
     options = parser.parse_args()
     sides: dict[str, tuple[Side | None, int]] = {
         "phlogiston, ph.infer": (ours, options.particles),

@@ -57,7 +57,7 @@ def sheet(axis, images, title=None, names=()):
 
 
 def save(figure, name):
-    figure.savefig(FOLDER / f"01_{name}.png", bbox_inches="tight")
+    figure.savefig(FOLDER / f"01_{name}.png", bbox_inches="tight", pad_inches=0.12)
 
 
 # %% [markdown]
@@ -658,10 +658,18 @@ for (name, x), colour in zip(strangers.items(), ("tab:red", "tab:purple", "tab:o
 axes[0].set(xlabel=r"$\log p(x)$ in nats", yticks=[], ylabel="density", xlim=(-240, 0))
 axes[0].legend(frameon=False, fontsize=7.5, loc="upper left")
 rows = np.arange(len(strangers))
-axes[1].barh(rows - 0.18, list(auc_generative.values()), 0.34, color=GENERATIVE, label=r"$\log p(x)$")
-axes[1].barh(rows + 0.18, list(auc_discriminative.values()), 0.34, color=DISCRIMINATIVE, label="logistic confidence")
-axes[1].axvline(0.5, color="0.5", lw=0.8, ls=":")
-axes[1].set(yticks=rows, yticklabels=list(strangers), xlim=(0.4, 1.0), xlabel="AUC, digits against strangers")
+axes[1].barh(
+    rows - 0.18, [auc - 0.5 for auc in auc_generative.values()], 0.34, left=0.5, color=GENERATIVE, label=r"$\log p(x)$"
+)
+axes[1].barh(
+    rows + 0.18,
+    [auc - 0.5 for auc in auc_discriminative.values()],
+    0.34,
+    left=0.5,
+    color=DISCRIMINATIVE,
+    label="logistic confidence",
+)
+axes[1].set(yticks=rows, yticklabels=list(strangers), xlim=(0.5, 1.0), xlabel="AUC, digits against strangers")
 axes[1].invert_yaxis()
 axes[1].legend(frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2)
 figure.tight_layout()
@@ -759,8 +767,9 @@ for accuracy, style, colour, name in (
     binomial_error = (accuracy * (1 - accuracy) / len(test)).sqrt()
     axes[0].errorbar(fractions, accuracy, binomial_error, fmt=style, ms=3, color=colour, label=name)
 axes[0].axhline(0.1, color="0.5", lw=0.8, ls=":")
+axes[0].text(0.0, 0.09, "guessing", color="0.4", fontsize=7.5, ha="left", va="top")
 axes[0].set(xlabel="fraction of pixels missing", ylabel="accuracy on test images", ylim=(0, 1))
-axes[0].legend(frameon=False, fontsize=7.5, loc="lower left")
+axes[0].legend(frameon=False, fontsize=7.5, loc="lower left", bbox_to_anchor=(0.0, 0.12))
 first_of_each = torch.stack([(test_label == c).nonzero()[0, 0] for c in range(10)])
 shown = [test, test * upper_only + (1 - upper_only) * 0.25, test * upper_only + (1 - upper_only) * in_painted]
 sheet(axes[1], torch.stack([images[first_of_each] for images in shown]), "written; seen; completed by the model")
@@ -1017,7 +1026,7 @@ guess_styled = log_joint_styled(test, style_weights, style_theta, upper_only).fl
 in_painted_styled = guess_styled @ style_theta.flatten(0, 1)
 completed_styled = test * upper_only + (1 - upper_only) * in_painted_styled
 
-figure, axes = plt.subplots(2, 2, figsize=(8.6, 5), height_ratios=(1.35, 1))
+figure, axes = plt.subplots(2, 2, figsize=(8.6, 4.4), height_ratios=(1.3, 1))
 sheet(axes[0, 0], one_of_each(drawn_pixels, drawn_digit, 4), "drawn: naive Bayes")
 sheet(axes[0, 1], one_of_each(styled_draws["pixels"][:, 0], styled_draws["digit"][:, 0], 4), "drawn: with styles")
 commonest = style_weights.argsort(descending=True)[:, :2]

@@ -83,7 +83,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         "did you mean 'nuts'? (known: exact, nuts)"
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    lower = {other.lower(): other for other in known}
+    near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.4)]
     listing = f"(known: {', '.join(known) or 'none'})"
     return f"did you mean {near[0]!r}? {listing}" if near else listing
 

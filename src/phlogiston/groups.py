@@ -14,60 +14,26 @@ import xarray as xr
 
 from phlogiston import arviz_edge
 from phlogiston.diagnostics import systematic_resample
+from phlogiston.drawn import Drawn, Draws
 from phlogiston.engine.isolate import generator
 from phlogiston.errors import UnknownName, did_you_mean
 from phlogiston.estimate import Estimate
-from phlogiston.model import Model
-
-Draws = Mapping[str, torch.Tensor]
 
 
-class HasDraws(Protocol):
+class HasDraws(Drawn, Protocol):
     """What the groups are made from (a ``Posterior``)."""
-
-    @property
-    def draws(self) -> Draws:
-        """Site -> draws."""
-
-    @property
-    def model(self) -> Model | None:
-        """The model, if there is one."""
-
-    @property
-    def method(self) -> str:
-        """The method's name."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """The method's settings."""
 
     @property
-    def is_chain(self) -> bool:
-        """Whether the draws form chains."""
-
-    @property
-    def log_weights(self) -> torch.Tensor | None:
-        """Of the draws, unnormalised."""
-
-    @property
-    def stats(self) -> Draws:
-        """Numbers by draw."""
-
-    @property
     def log_evidence(self) -> Estimate | None:
         """With its error."""
 
     @property
-    def marginals(self) -> Draws:
-        """Exact probabilities of discrete sites."""
-
-    @property
     def figures(self) -> Mapping[str, float]:
         """Numbers about the run."""
-
-    @property
-    def seed(self) -> int | None:
-        """Of the run."""
 
     @property
     def seconds(self) -> float:
@@ -88,10 +54,6 @@ class HasDraws(Protocol):
     @property
     def state(self) -> Mapping[str, np.ndarray]:
         """Of the chains' samplers."""
-
-    @property
-    def predictions(self) -> Mapping[str, Draws]:
-        """Predictive draws by group."""
 
 
 def container(posterior: HasDraws) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 from phlogiston import registry, storage
 from phlogiston.algorithms.needs import Method
+from phlogiston.engine.isolate import seed_sequence
 from phlogiston.errors import warn
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
@@ -57,7 +58,7 @@ def infer(
     """
     model = model if isinstance(model, Model) else Model(model)
     chosen = _method(method, settings)
-    seed = secrets.randbits(32) if seed is None else int(seed)
+    seed = secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
     if executor is None and resume_from is None:
         posterior = chosen(model, seed=seed, progress=progress)
     elif getattr(chosen, "runs_chains", False):

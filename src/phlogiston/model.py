@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 
 from phlogiston.engine import Site, Structure, Target, discover
 from phlogiston.engine.batched import Tier
-from phlogiston.errors import ModelError, ShapeWarning, UnknownName, did_you_mean, warn
+from phlogiston.engine.isolate import seed_sequence
+from phlogiston.errors import ModelError, SettingError, ShapeWarning, UnknownName, did_you_mean, problem, warn
 from phlogiston.preflight import Problem, problems_of
 
 Coords = Mapping[str, Sequence[Any]]
@@ -129,21 +131,34 @@ class Model:
         known = {site.name for site in self._sites().of("latent", "observed")}
         for name in values:
             if name not in known:
-                raise UnknownName(f"observe: program {self.name!r} has no site {name!r}; {did_you_mean(name, known)}")
+                raise UnknownName(self._not_observable(name, known))
         observed = {**self._observed, **{name: _as_tensor(name, value) for name, value in values.items()}}
         return self._with(_observed=MappingProxyType(observed))._checked()
 
+    def _not_observable(self, name: str, known: set[str]) -> str:
+        role = self.sites[name].role if name in self.sites else ""
+        if role:
+            kind = {"parameter": "a parameter", "factor": "a factor"}.get(role, "computed")
+            hint = did_you_mean(name, known)
+            return f"observe: {name!r} is {kind} in program {self.name!r}; expected a site that is drawn; {hint}"
+        return f"observe: program {self.name!r} has no site {name!r}; {did_you_mean(name, known)}"
+
     def with_inputs(self, *args: Any, **kwargs: Any) -> Model:
-        """The same program and observations with the inputs given here replaced, the others kept."""
+        """The same program and observations with the inputs given here replaced, the others kept.
+
+        Labels of dimensions that have another length now are dropped.
+        """
         signature = _signature(self._program)
-        before, after = _bind(self._program, self._args, self._kwargs), signature.bind_partial(*args, **kwargs)
+        before, after = _bind(self._program, self._args, self._kwargs), _bind(self._program, args, kwargs, partial=True)
         merged = {**before.arguments, **after.arguments}
         for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 merged[name] = {**before.arguments.get(name, {}), **after.arguments.get(name, {})}
         bound = inspect.BoundArguments(signature, OrderedDict(merged))
-        fresh = Model(self._program, *bound.args, coords=self._coords, **bound.kwargs)
-        return fresh._with(_observed=self._observed)
+        fresh = Model(self._program, *bound.args, **bound.kwargs)
+        sizes = fresh.structure.sizes
+        coords = {dim: labels for dim, labels in self._coords.items() if len(labels) == sizes.get(dim, len(labels))}
+        return fresh._with(_observed=self._observed, _coords=MappingProxyType(coords))
 
     def with_program(self, program: Callable[..., Any]) -> Model:
         """Another program on the same inputs, or on none if it takes none; nothing is observed."""
@@ -180,7 +195,7 @@ class Model:
 
         Returns an empty list for a model without problems. Costs one run of the program.
         """
-        return problems_of(self._sites(), self.inputs, self._observed)
+        return problems_of(self._sites(), self.inputs, self._observed, self._coords)
 
     def _checked(self) -> Model:
         for found in self.check():
@@ -217,6 +232,7 @@ class Model:
 
         Raises:
             UnsupportedModel: a latent has an improper prior.
+            ModelError: the inputs or observations are wrong.
 
         Example:
             >>> import pyro, pyro.distributions as dist
@@ -224,7 +240,10 @@ class Model:
             >>> draws["z"].shape
             torch.Size([5])
         """
-        return self.target(engine).simulate({}, num_samples, np.random.SeedSequence(seed))
+        count: Any = num_samples
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
+            raise SettingError(problem("num_samples", found=repr(count), expected="an integer above zero"))
+        return self._checked().target(engine).simulate({}, num_samples, seed_sequence(seed))
 
     def __repr__(self) -> str:
         shown = ", ".join(sorted(self._observed)) or "nothing"
@@ -248,8 +267,10 @@ def _as_tensor(name: str, value: Any) -> torch.Tensor:
     try:
         tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value)).clone()
     except (TypeError, ValueError) as error:
-        raise ModelError(f"site {name!r}: found {type(value).__name__}; expected numbers") from error
-    return tensor.detach()
+        raise ModelError(f"site {name!r}: found {type(value).__name__}; expected numbers ({error})") from error
+    if tensor.is_complex():
+        raise ModelError(problem(f"site {name!r}", found="complex numbers", expected="real ones"))
+    return tensor.detach().to(torch.get_default_dtype() if tensor.dtype == torch.bool else tensor.dtype)
 
 
 def _signature(program: Callable[..., Any]) -> inspect.Signature:
@@ -259,10 +280,12 @@ def _signature(program: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(lambda *args, **kwargs: None)
 
 
-def _bind(program: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+def _bind(
+    program: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, partial: bool = False
+) -> inspect.BoundArguments:
     signature = _signature(program)
     try:
-        return signature.bind(*args, **kwargs)
+        return (signature.bind_partial if partial else signature.bind)(*args, **kwargs)
     except TypeError as error:
         name = getattr(program, "__name__", type(program).__name__)
         raise TypeError(f"Model: the inputs do not fit {name}{signature}: {error}") from error

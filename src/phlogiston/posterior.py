@@ -102,7 +102,13 @@ class Posterior:
 
     def moments(self, site: str) -> Moments:
         """Mean and standard deviation of a site, with Monte Carlo errors."""
+        self._insist("moments", (site,))
         return moments(self.draws[site].numpy(), self._numpy_weights, chains=self.is_chain)
+
+    def _insist(self, verb: str, sites: tuple[str, ...]) -> None:
+        for site in sites:
+            if site not in self.draws:
+                raise groups.unknown_site(verb, site, self.draws)
 
     @property
     def _numpy_weights(self) -> np.ndarray | None:
@@ -137,21 +143,20 @@ class Posterior:
 
     def _values_of(self, f: str | Callable[[dict[str, torch.Tensor]], torch.Tensor]) -> torch.Tensor:
         if isinstance(f, str):
-            if f not in self.draws:
-                raise groups.unknown_site("expect", f, self.draws)
+            self._insist("expect", (f,))
             return self.draws[f]
         flat = self.samples()
         try:
-            values = torch.vmap(lambda draw: torch.as_tensor(f(draw)))(flat)
+            values = torch.vmap(lambda draw: torch.as_tensor(f(_Draw(draw))))(flat)
         except (RuntimeError, ValueError):  # f branches on a value or leaves torch: one draw at a time
             rows = range(self.num_chains * self.num_draws)
-            values = torch.stack([torch.as_tensor(f({name: v[i] for name, v in flat.items()})) for i in rows])
+            values = torch.stack([torch.as_tensor(f(_Draw({name: v[i] for name, v in flat.items()}))) for i in rows])
         return values.reshape(self.num_chains, self.num_draws, *values.shape[1:])
 
     def predict(
         self,
         *args: Any,
-        sites: tuple[str, ...] | None = None,
+        sites: str | tuple[str, ...] | None = None,
         prior: bool = False,
         seed: int | None = None,
         **kwargs: Any,
@@ -170,7 +175,7 @@ class Posterior:
             resampled first, so every predictive draw counts the same.
         """
         model, chosen = self._model("predict"), self.seed if seed is None else seed
-        wanted = sites or tuple(site.name for site in model.structure.of("observed"))
+        wanted = _names(sites) or tuple(site.name for site in model.structure.of("observed"))
         if args or kwargs:
             model = model.unobserved().with_inputs(*args, **kwargs)
         draws = {name: value for name, value in self.draws.items() if not prior}
@@ -195,6 +200,8 @@ class Posterior:
             raise ValueError(
                 f"loo: found {len(pointwise)} observed sites ({', '.join(pointwise)}); expected loo(site=...)"
             )
+        if site is not None and site not in pointwise:
+            raise groups.unknown_site("loo", site, pointwise)
         values = pointwise[site or next(iter(pointwise))].numpy()
         return loo(values, None if self.log_weights is None else self.log_weights.numpy())
 
@@ -208,9 +215,10 @@ class Posterior:
             return findings_of_weights(self.figures["pareto_k"], self.figures["ess"], count)
         return []
 
-    def summary(self, sites: tuple[str, ...] | None = None) -> pd.DataFrame:
+    def summary(self, sites: str | tuple[str, ...] | None = None) -> pd.DataFrame:
         """A row a component: mean, sd, their Monte Carlo errors, quantiles, and for chains ESS and R-hat."""
-        chosen = {name: self.draws[name].numpy() for name in sites or self.draws}
+        self._insist("summary", _names(sites))
+        chosen = {name: self.draws[name].numpy() for name in _names(sites) or self.draws}
         labels = self.model.labels if self.model is not None else _numbered
         return summary_table(chosen, self._numpy_weights, labels, chains=self.is_chain)
 
@@ -240,6 +248,17 @@ class Posterior:
                 f"{verb}: found a posterior without its model; expected one; write: ph.load(path, model=model)"
             )
         return self.model
+
+
+class _Draw(dict[str, torch.Tensor]):
+    """One draw, which knows what to answer to a misspelt site."""
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        raise groups.unknown_site("expect", name, self)
+
+
+def _names(sites: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (sites,) if isinstance(sites, str) else tuple(sites or ())
 
 
 def _numbered(name: str, shape: Sequence[int]) -> list[Sequence[Any]]:

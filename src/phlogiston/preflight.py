@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from phlogiston.engine import Site, Structure
-from phlogiston.errors import problem
+from phlogiston.errors import did_you_mean, problem
 
 
 @dataclass(frozen=True)
@@ -26,28 +27,36 @@ class Problem:
         return problem(self.where, found=self.found, expected=self.expected, fix=self.fix)
 
 
-def problems_of(structure: Structure, inputs: Mapping[str, Any], observed: Mapping[str, torch.Tensor]) -> list[Problem]:
+def problems_of(
+    structure: Structure,
+    inputs: Mapping[str, Any],
+    observed: Mapping[str, torch.Tensor],
+    coords: Mapping[str, Sequence[Any]],
+) -> list[Problem]:
     """All problems, the worst first.
 
     Args:
         structure: the sites of one run.
         inputs: the program's arguments by name.
         observed: the values given to ``.observe``, by site.
+        coords: labels by dimension.
     """
     found: list[Problem] = []
     for site in structure.of("observed"):
         found += _problems_of_observation(site, structure.observations[site.name], site.name in observed)
-    if any(site.log_prob_is_nan for site in structure.of("observed")):
+    sites = structure.of("latent", "observed")
+    if not all(math.isfinite(site.log_prob) for site in sites):
         found += [p for name, value in inputs.items() for p in _not_finite(f"input {name!r}", value)]
-        found += [] if found else [_undefined(site) for site in structure.of("observed") if site.log_prob_is_nan]
+        found += [] if found else [_undefined(site) for site in sites if math.isnan(site.log_prob)]
     for site in structure.of("latent"):
         found += _problems_of_latent(site)
+    found += _problems_of_labels(structure.sizes, coords)
     return sorted(found, key=lambda p: p.severity)
 
 
 def _problems_of_observation(site: Site, value: torch.Tensor, by_name: bool) -> list[Problem]:
     where = f"site {site.name!r}"
-    problems = _not_finite(where, value) if site.log_prob_is_nan or not site.masked else []
+    problems = _not_finite(where, value) if math.isnan(site.log_prob) or not site.masked else []
     shape = tuple(value.shape)
     if shape != site.drawn_shape:
         batched = shape[len(shape) - len(site.drawn_shape) :] == site.drawn_shape and len(shape) > len(site.drawn_shape)
@@ -66,7 +75,31 @@ def _problems_of_observation(site: Site, value: torch.Tensor, by_name: bool) -> 
         problems.append(
             Problem(where, "an observed value outside the support", f"{site.distribution} in {site.support}")
         )
+    elif not problems and site.score_error:
+        kind = str(value.dtype).removeprefix("torch.")
+        fix = "obs=value.double()" if value.dtype == torch.bool else ""
+        problems.append(
+            Problem(
+                where,
+                f"observed values of type {kind} that {site.distribution} cannot score ({site.score_error})",
+                "numbers of the type that it draws",
+                fix,
+            )
+        )
     return problems + _unplated(site)
+
+
+def _problems_of_labels(sizes: Mapping[str, int], coords: Mapping[str, Sequence[Any]]) -> list[Problem]:
+    found = []
+    for dim, labels in coords.items():
+        where = f"coords {dim!r}"
+        if dim not in sizes:
+            expected = f"the name of a plate or dimension; {did_you_mean(dim, sizes)}"
+            found.append(Problem(where, "no such dimension", expected, severity="warning"))
+        elif len(labels) != sizes[dim]:
+            expected = f"{sizes[dim]}; the dimension is numbered instead"
+            found.append(Problem(where, f"{len(labels)} labels", expected, severity="warning"))
+    return found
 
 
 def _undefined(site: Site) -> Problem:

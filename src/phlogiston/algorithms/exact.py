@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from phlogiston.algorithms.needs import Needs, one_of, positive_int, require
 from phlogiston.engine.batched import TIERS, Tier
-from phlogiston.errors import UnsupportedModel
+from phlogiston.engine.isolate import seed_sequence
+from phlogiston.errors import ImpossibleEvidence, UnsupportedModel
 from phlogiston.estimate import Estimate
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
@@ -33,6 +33,7 @@ class Exact:
     Raises:
         UnsupportedModel: a latent is continuous or has infinitely many values (named), or a table would be too
             large (its size is given).
+        ImpossibleEvidence: no value of the latents allows the observations.
 
     References:
         Obermeyer, Bingham, Jankowiak, Chiu, Pradhan, Rush and Goodman (2019), Tensor Variable Elimination for
@@ -71,7 +72,12 @@ class Exact:
                 "independent latents belong in a plate, chains under pyro.markov; or use 'importance'"
             )
         log_evidence, marginals = target.enumerate()
-        draws = target.enumerate_draws(self.num_samples, np.random.SeedSequence(seed))
+        if not math.isfinite(log_evidence):
+            raise ImpossibleEvidence(
+                f"method 'exact': found a log evidence of {float(log_evidence)}; expected a finite one: under this "
+                "program the observations cannot happen; check the data against the program's supports"
+            )
+        draws = target.enumerate_draws(self.num_samples, seed_sequence(seed))
         return Posterior(
             draws={name: value.unsqueeze(0) for name, value in draws.items()},
             log_evidence=Estimate(float(log_evidence), 0.0, "exact"),

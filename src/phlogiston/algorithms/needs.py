@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, Protocol
 
 from phlogiston import registry
@@ -107,6 +109,11 @@ def require(method: Any, model: Model) -> Model:
     return model
 
 
+def _is_number(value: Any) -> bool:
+    """Python's numbers and NumPy's, but not truth values."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def one_of(choices: Sequence[str], **settings: str) -> None:
     """Refuse settings that are none of the choices."""
     for name, value in settings.items():
@@ -114,29 +121,29 @@ def one_of(choices: Sequence[str], **settings: str) -> None:
             raise SettingError(problem(name, found=repr(value), expected=" or ".join(map(repr, choices))))
 
 
-def positive(**settings: float) -> None:
+def positive(**settings: Any) -> None:
     """Refuse settings that are not positive numbers."""
     for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        if not _is_number(value) or not 0 < value < math.inf:
             raise SettingError(problem(name, found=repr(value), expected="a number above zero"))
 
 
-def fraction(**settings: float) -> None:
+def fraction(**settings: Any) -> None:
     """Refuse settings that are not numbers strictly between 0 and 1."""
     for name, value in settings.items():
-        if not isinstance(value, (int, float)) or not 0.0 < value < 1.0:
+        if not _is_number(value) or not 0.0 < value < 1.0:
             raise SettingError(problem(name, found=repr(value), expected="a number between 0 and 1"))
 
 
-def whole(**settings: int) -> None:
+def whole(**settings: Any) -> None:
     """Refuse settings that are not integers from zero on."""
     for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if not _is_number(value) or not isinstance(value, Integral) or value < 0:
             raise SettingError(problem(name, found=repr(value), expected="an integer, zero or above"))
 
 
-def positive_int(**settings: int) -> None:
+def positive_int(**settings: Any) -> None:
     """Refuse settings that are not positive integers."""
     for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not _is_number(value) or not isinstance(value, Integral) or value < 1:
             raise SettingError(problem(name, found=repr(value), expected="an integer above zero"))

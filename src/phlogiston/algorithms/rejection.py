@@ -28,6 +28,7 @@ from phlogiston.errors import (
 )
 from phlogiston.estimate import Estimate
 from phlogiston.kernels.acceptance import Accepted, likelihood_bound
+from phlogiston.kernels.checked import checked
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
@@ -146,7 +147,7 @@ class Rejection:
 
     def _weighted(self, target: Target, seed: np.random.SeedSequence) -> Iterator[Values]:
         """Prior draws with their log likelihood, for as long as they are asked for."""
-        yield from target.propose(self.max_attempts, seed, expected=_ROUND)
+        yield from checked(target, target.propose(self.max_attempts, seed, expected=_ROUND))
 
     def _simulated(self, model: Model, target: Target, seed: np.random.SeedSequence) -> Iterator[Values]:
         """Prior draws with log likelihood 0 where simulated and observed data agree, else -inf."""

@@ -28,7 +28,11 @@ _NOISE_THREADS = 2
 _WORTH_TRACING = 16  # fewer random draws than this take the loop less time than tracing
 _NOISE_AHEAD = 3
 _LARGEST_ROWS = 16_384
-_ELEMENTS_IN_FLIGHT = 2**23  # 64 MB of float64 in the largest intermediate value
+# What one operation takes at a time: it stays in the processor's cache (past it, five times as long), and is too little
+# for torch to split among threads, whose barriers on a busy machine cost far more than they save.
+_ELEMENTS_IN_CACHE = 2**14
+_ELEMENTS_IN_FLIGHT = 2**23  # 64 MB of float64, where fewer rows would leave the processor to Python
+_FEWEST_ROWS = 512
 # What a graph costs as it is, roughly, and what compiling it costs: "auto" decides by these and not by the clock,
 # so that a seed gives the same draws, bit for bit, whatever else the machine is doing.
 _SECONDS_AN_OPERATION = 8e-6
@@ -102,6 +106,7 @@ class Batched:
         self, inputs: Values, rows: int, seed: np.random.SeedSequence | None = None, expected: int | None = None
     ) -> Iterator[Values]:
         """The same, chunk by chunk: memory is bounded by one chunk. Chunk i depends on the seed and on i alone."""
+        rows = int(rows)  # NumPy's integers will do
         if self._is_random and self._wanted == "auto" and rows < _WORTH_TRACING:
             yield self._loop(inputs, rows, seed)
             return
@@ -121,10 +126,12 @@ class Batched:
                 yield {key: value[: stop - start] for key, value in result.items()}
 
     def chunk_rows(self, rows: int) -> int:
-        """Rows evaluated by one call: a power of two, within memory."""
+        """Rows evaluated by one call: a power of two, within the processor's cache if it can be."""
         if self._trace() is None or self._graph is None:
             return min(rows, 1024)
-        largest = max(1, min(_LARGEST_ROWS, _ELEMENTS_IN_FLIGHT // max(1, self._graph.largest)))
+        row = max(1, self._graph.largest)
+        within_memory = min(_FEWEST_ROWS, _ELEMENTS_IN_FLIGHT // row)
+        largest = max(1, min(_LARGEST_ROWS, max(_ELEMENTS_IN_CACHE // row, within_memory)))
         return min(1 << max(0, (rows - 1).bit_length()), 1 << (largest.bit_length() - 1))
 
     @property

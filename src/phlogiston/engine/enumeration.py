@@ -24,14 +24,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from phlogiston.engine import handlers
 from phlogiston.engine.isolate import quiet
 from phlogiston.engine.sites import Bound, Site, Structure, run, score
+from phlogiston.errors import ProgramError, UnsupportedModel
 
 Values = dict[str, torch.Tensor]
+_NO_BRANCHES = (
+    "a discrete latent is summed out by running the program once with all its values in a tensor, which an `if` cannot "
+    "ask for one; expected tables indexed by it; write: torch.tensor([if_0, if_1])[z.long()], or use 'importance'"
+)
 
 
 def enumerated(bound: Bound, structure: Structure, *messengers: Any) -> poutine.Trace:
     """A trace in which every enumerable latent takes all its values in parallel, each in a dimension of its own."""
     first_available = -1 - structure.plate_nesting
-    trace = run(bound, EnumMessenger(first_available), _mark(), *messengers, parameters=structure.parameters)
+    try:
+        trace = run(bound, EnumMessenger(first_available), _mark(), *messengers, parameters=structure.parameters)
+    except ProgramError as error:
+        if "Boolean value of Tensor" not in str(error):
+            raise
+        raise UnsupportedModel(f"{error}; {_NO_BRANCHES}") from error
     trace = score(prune_subsample_sites(trace))
     for site in structure.of("deterministic"):
         trace.remove_node(site.name)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,12 +40,12 @@ class Graph:
     largest: int
     elements: int
 
-    @property
+    @cached_property
     def operations(self) -> int:
         """Operations of one call."""
         return sum(node.op == "call_function" for node in self.module.graph.nodes)
 
-    @property
+    @cached_property
     def has_randomness_left(self) -> bool:
         """Whether random nodes remain that could not be lifted."""
         return any(is_random(node) for node in self.module.graph.nodes)

@@ -120,6 +120,15 @@ class Fallback(Messenger):
         msg["value"] = bijection(torch.zeros(shape))
 
 
+class Precision(Messenger):
+    """Give drawn values the precision of the run (the default dtype), whatever that of tensors a program captured."""
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        value = msg["value"]
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            msg["value"] = value.to(torch.get_default_dtype())
+
+
 def is_improper(fn: Any) -> bool:
     """Whether a distribution is an improper flat prior."""
     return type(base(fn)).__name__ == "ImproperUniform"

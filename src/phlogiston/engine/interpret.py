@@ -18,6 +18,7 @@ from torch.distributions import biject_to
 
 from phlogiston.engine import enumeration, handlers
 from phlogiston.engine.sites import Bound, Site, Structure, run, score
+from phlogiston.errors import ModelError, problem
 
 Values = dict[str, torch.Tensor]
 LIKELIHOOD = "log_likelihood/"
@@ -71,7 +72,26 @@ class Interpreter:
         return self.slots[-1].stop if self.slots else 0
 
     def _run(self, *messengers: Any) -> poutine.Trace:
-        return prune_subsample_sites(run(self.bound, *messengers, parameters=self.structure.parameters))
+        trace = prune_subsample_sites(run(self.bound, *messengers, parameters=self.structure.parameters))
+        self._insist_on_the_same_sites(trace)
+        return trace
+
+    def _insist_on_the_same_sites(self, trace: poutine.Trace) -> None:
+        now = {name for name, msg in trace.nodes.items() if msg["type"] == "sample"}
+        known = {site.name for site in self.structure.sites if site.role != "parameter"}
+        if differ := sorted(now ^ known):
+            name = differ[0]
+            which = (
+                "this run reaches and the first did not" if name in now else "the first run reached and this did not"
+            )
+            raise ModelError(
+                problem(
+                    f"site {name!r}",
+                    found=f"a statement that {which}",
+                    expected="the same sites in every run, whatever the latents",
+                    fix="torch.where(condition, a, b) with both a and b drawn every time",
+                )
+            )
 
     def _split(self, u: torch.Tensor) -> Values:
         return {slot.site.name: u[slot.start : slot.stop].reshape(slot.shape) for slot in self.slots}
@@ -165,21 +185,20 @@ class Interpreter:
             return {name: values[name] for name in self._drawn}
         return self._values(self._run(handlers.Substitute(values)), *self._drawn)
 
-    def first_not_finite(self, u: torch.Tensor) -> tuple[str, torch.Tensor, str]:
+    def first_not_finite(self, values: Values) -> tuple[str, float] | None:
+        """The first site whose log probability is not finite at these values, with what it is."""
+        return _first_not_finite(self._run(handlers.Substitute(values)))
+
+    def without_a_start(self, u: torch.Tensor) -> tuple[str, torch.Tensor, str]:
         """The first site whose log probability or gradient at ``u [D]`` is not finite: name, value, what it is."""
-        trace = score(self._run(handlers.Unconstrained(self._split(u))))
-        for site in self.structure.of("latent", "observed", "factor"):
-            msg = _message(trace, site.name)
-            if not torch.isfinite(msg["log_prob"]).all():
-                return site.name, torch.as_tensor(msg["value"]), f"a log probability of {float(msg['log_prob'].sum())}"
+        trace = self._run(handlers.Unconstrained(self._split(u)))
+        if (bad := _first_not_finite(trace)) is not None:
+            return bad[0], torch.as_tensor(trace.nodes[bad[0]]["value"]), f"a log probability of {bad[1]}"
         grad = self.density_and_grad({"u": u})["grad"]
         for slot in self.slots:
             if not torch.isfinite(part := grad[slot.start : slot.stop]).all():
-                return (
-                    slot.site.name,
-                    torch.as_tensor(trace.nodes[slot.site.name]["value"]),
-                    f"a gradient of {part.tolist()}",
-                )
+                value = torch.as_tensor(trace.nodes[slot.site.name]["value"])
+                return slot.site.name, value, f"a gradient of {part.tolist()}"
         return self.slots[0].site.name, u, "a density that is not finite in every run"
 
     @property
@@ -218,6 +237,16 @@ def _log_prob_sum(trace: poutine.Trace) -> torch.Tensor:
     score(trace)
     terms = [msg["log_prob_sum"] for msg in trace.nodes.values() if "log_prob_sum" in msg]
     return sum(terms, torch.zeros(()))
+
+
+def _first_not_finite(trace: poutine.Trace) -> tuple[str, float] | None:
+    for name, msg in score(trace).nodes.items():
+        if "log_prob" in msg:
+            terms = torch.as_tensor(msg["log_prob"]).reshape(-1)
+            bad = terms[~torch.isfinite(terms)]
+            if bad.numel():
+                return name, float(bad[0])
+    return None
 
 
 def _message(trace: poutine.Trace, name: str) -> dict[str, Any]:

@@ -6,11 +6,14 @@ import logging
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
+
+from phlogiston.errors import SettingError, problem
 
 
 @contextmanager
@@ -62,9 +65,23 @@ def quiet(*names: str) -> Iterator[None]:
             logger.disabled = disabled
 
 
+def seed_sequence(seed: int | np.random.SeedSequence | None) -> np.random.SeedSequence:
+    """NumPy's form of a seed.
+
+    Raises:
+        SettingError: it is neither None nor an integer of at least zero.
+    """
+    if isinstance(seed, np.random.SeedSequence):
+        return seed
+    given: Any = seed
+    if given is not None and (isinstance(given, bool) or not isinstance(given, Integral) or given < 0):
+        raise SettingError(problem("seed", found=repr(given), expected="an integer, zero or above, or None"))
+    return np.random.SeedSequence(None if given is None else int(given))
+
+
 def spawn(seed: int | np.random.SeedSequence | None, count: int) -> list[np.random.SeedSequence]:
     """``count`` independent seeds from one (NumPy's ``SeedSequence.spawn``, without its hidden counter)."""
-    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    root = seed_sequence(seed)
     return [np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, child)) for child in range(count)]
 
 
@@ -75,5 +92,4 @@ def as_int(seed: np.random.SeedSequence) -> int:
 
 def generator(seed: int | np.random.SeedSequence | None) -> np.random.Generator:
     """NumPy's fastest generator (SFC64), from a seed."""
-    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    return np.random.Generator(np.random.SFC64(root))
+    return np.random.Generator(np.random.SFC64(seed_sequence(seed)))

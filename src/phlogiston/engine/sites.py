@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -56,6 +57,7 @@ class Site:
     """One statement of a program, as it was when the program ran.
 
     ``shape`` is the shape of its value in a single run; its last ``event_dim`` dimensions are one event.
+    ``log_prob`` is that of the run in total, 0 where ``score_error`` says that it cannot be computed.
     ``states`` counts the values of a finite discrete site (None otherwise). ``drawn_shape`` is the shape that
     its distribution gives; an observed value of another shape is a mistake, or a batch without a plate.
     """
@@ -73,7 +75,8 @@ class Site:
     distribution: str = ""
     drawn_shape: tuple[int, ...] = ()
     in_support: bool = True
-    log_prob_is_nan: bool = False
+    log_prob: float = 0.0
+    score_error: str = ""
     unconstrained_shape: tuple[int, ...] | None = None
 
     @property
@@ -127,6 +130,11 @@ class Structure:
         """Latents that live on a countable set."""
         return tuple(site for site in self.of("latent") if site.discrete)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The length of every named dimension."""
+        return {dim: size for site in self.sites for dim, size in zip(site.dims, site.shape, strict=True)}
+
     def __getitem__(self, name: str) -> Site:
         return {site.name: site for site in self.sites}[name]
 
@@ -138,6 +146,7 @@ def run(bound: Bound, *messengers: Any, parameters: Mapping[str, torch.Tensor] |
         ProgramError: the program raised; its own error is the cause, and the message names the line.
     """
     with ExitStack() as stack:
+        stack.enter_context(handlers.Precision())
         stack.enter_context(handlers.Fallback())
         stack.enter_context(handlers.Parameters(parameters or {}))
         for messenger in messengers:
@@ -177,9 +186,8 @@ def discover(bound: Bound, dtype: torch.dtype = torch.float64) -> Structure:
     Raises:
         ProgramError: the program raised; its own error is the cause, and the message names the line.
     """
-    with isolated(seed=0, dtype=dtype), torch.no_grad():
-        trace = run(bound)
-        nodes = {name: cast(dict[str, Any], msg) for name, msg in trace.nodes.items()}
+    nodes = _nodes(bound, dtype, seed=0)
+    with isolated(dtype=dtype), torch.no_grad():
         parameters = {name: msg["value"].detach().clone() for name, msg in nodes.items() if msg["type"] == "param"}
         messages = {name: msg for name, msg in nodes.items() if msg["type"] == "sample"}
         sites = [_site(msg) for msg in messages.values() if not handlers.is_plate_index(msg)]
@@ -188,10 +196,43 @@ def discover(bound: Bound, dtype: torch.dtype = torch.float64) -> Structure:
             for name, msg in messages.items()
             if msg["is_observed"] and handlers.is_data(msg)
         }
+    if any(_suspect(site) for site in sites):
+        sites = _seen_again(sites, bound, dtype)
     sites += [Site(name, "parameter", tuple(value.shape), value.ndim) for name, value in parameters.items()]
     nesting = max((-plate.dim for site in sites for plate in site.plates), default=0)
     nesting = max([nesting, *(len(site.batch_shape) for site in sites if site.role != "deterministic")])
     return Structure(tuple(sites), parameters, observations, nesting)
+
+
+def _nodes(bound: Bound, dtype: torch.dtype, seed: int) -> dict[str, dict[str, Any]]:
+    with isolated(seed=seed, dtype=dtype), torch.no_grad():
+        return {name: cast(dict[str, Any], msg) for name, msg in run(bound).nodes.items()}
+
+
+def _seen_again(sites: list[Site], bound: Bound, dtype: torch.dtype) -> list[Site]:
+    """Suspicions kept only where another run of the program raises them as well.
+
+    A support or a parameter that depends on latents may fit the data at some of their values and not at others.
+    """
+    nodes = _nodes(bound, dtype, seed=1)
+    with isolated(dtype=dtype), torch.no_grad():
+        return [_still_suspect(site, nodes.get(site.name)) for site in sites]
+
+
+def _suspect(site: Site) -> bool:
+    return not site.in_support or not math.isfinite(site.log_prob)
+
+
+def _still_suspect(site: Site, msg: dict[str, Any] | None) -> Site:
+    if msg is None or not _suspect(site):
+        return site
+    again = _site(msg)
+    moved = str(again.support) != str(site.support)
+    return replace(
+        site,
+        in_support=site.in_support or again.in_support or moved,
+        log_prob=site.log_prob if not math.isfinite(again.log_prob) else again.log_prob,
+    )
 
 
 def _site(msg: dict[str, Any]) -> Site:
@@ -218,6 +259,7 @@ def _site(msg: dict[str, Any]) -> Site:
         unconstrained = tuple(biject_to(support).inverse_shape(value.shape))
     if handlers.is_point_mass(msg) and role == "latent":
         role = "deterministic"
+    log_prob, error = _scored(msg, role)
     event_dim = int(fn.event_dim)
     if role == "deterministic" and event_dim == value.ndim and _spans(plates, tuple(value.shape)):
         event_dim = 0  # pyro.deterministic takes every dimension for an event unless told; plates know better
@@ -236,7 +278,8 @@ def _site(msg: dict[str, Any]) -> Site:
         unconstrained_shape=unconstrained,
         drawn_shape=tuple(fn.batch_shape + fn.event_shape),
         in_support=role != "observed" or _in_support(fn, value, _mask(msg)),
-        log_prob_is_nan=role == "observed" and _log_prob_is_nan(msg),
+        log_prob=log_prob,
+        score_error=error,
     )
 
 
@@ -252,12 +295,16 @@ def _in_support(fn: Any, value: torch.Tensor, mask: torch.Tensor) -> bool:
     return bool((inside | ~mask).all())
 
 
-def _log_prob_is_nan(msg: dict[str, Any]) -> bool:
+def _scored(msg: dict[str, Any], role: Role) -> tuple[float, str]:
+    """The log probability, or why it cannot be computed."""
+    if role not in ("observed", "latent"):
+        return 0.0, ""
     try:
-        log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), mask=_mask(msg))
-    except (RuntimeError, ValueError):  # shapes that do not fit are reported as such
-        return False
-    return bool(torch.isnan(torch.as_tensor(log_prob)).any())
+        with Adapt():
+            log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), mask=_mask(msg))
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        return 0.0, str(error).strip().partition("\n")[0] or type(error).__name__
+    return float(torch.as_tensor(log_prob).sum()), ""
 
 
 def _count_states(fn: Any) -> int | None:

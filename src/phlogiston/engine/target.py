@@ -83,7 +83,7 @@ class Target:
     def unconstrain(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The continuous latents by name, ``[..., *site shape]`` -> ``u [..., D]``."""
         names = [site.name for site in self.structure.continuous]
-        return self._named("unconstrain", {name: values[name] for name in names})["u"]
+        return self._named("unconstrain", {name: values[name].to(self.dtype) for name in names})["u"]
 
     def log_prior(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """All latents by name -> ``[...]``."""
@@ -259,7 +259,7 @@ class Target:
     def explain_no_start(self, u: torch.Tensor) -> str:
         """Which site has no finite log probability, or gradient, at ``u [D]``, and the value that it has there."""
         with isolated(seed=0, dtype=self.dtype):
-            name, value, found = self._interpreter.first_not_finite(u)
+            name, value, found = self._interpreter.without_a_start(u)
         shown = str(value.detach().tolist())[:120]
         return problem(
             f"starting point, site {name!r}",
@@ -267,3 +267,11 @@ class Target:
             expected="a finite log density and gradient",
             fix=f'a prior or an initial={{"{name}": ...}} within the supports of all sites',
         )
+
+    def explain(self, values: Values) -> str:
+        """The values of one draw, and the first site whose log probability is not finite there, for a message."""
+        shown = ", ".join(f"{name}={value.tolist()}" for name, value in values.items())
+        shown = shown if len(shown) <= 200 else shown[:200] + " ..."
+        with isolated(seed=0, dtype=self.dtype), torch.no_grad():
+            site = self._interpreter.first_not_finite(values)
+        return f"{shown}, where site {site[0]!r} has log probability {site[1]}" if site else shown

@@ -10,6 +10,7 @@ import torch
 
 from phlogiston.engine import Target
 from phlogiston.engine.isolate import spawn
+from phlogiston.kernels.checked import checked
 
 Values = dict[str, torch.Tensor]
 
@@ -73,7 +74,7 @@ def likelihood_bound(target: Target, seed: np.random.SeedSequence, *, draws: int
     found by climbing from the best prior draws; ``Accepted`` raises it where a draw exceeds it.
     """
     proposing, _ = spawn(seed, 2)
-    chunks = list(target.propose(draws, proposing))
+    chunks = list(checked(target, target.propose(draws, proposing)))
     log_likelihood = torch.cat([chunk["log_weight"] for chunk in chunks])
     best, structure = float(log_likelihood.max()), target.structure
     if any(not site.enumerable for site in structure.discrete) or not math.isfinite(best):

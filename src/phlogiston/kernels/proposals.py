@@ -12,6 +12,7 @@ import torch
 from phlogiston.engine.batched import Tier
 from phlogiston.engine.isolate import generator, spawn
 from phlogiston.errors import ModelError, UnsupportedModel, did_you_mean, problem
+from phlogiston.kernels.checked import checked
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
@@ -35,7 +36,9 @@ class Proposal:
 def from_prior(model: Model, tier: Tier) -> Proposal:
     """Ancestral draws; the weight is the likelihood."""
     target = model.target(tier)
-    return Proposal(target.propose, lambda: target.engine_of("propose"))
+    return Proposal(
+        lambda count, seed: checked(target, target.propose(count, seed)), lambda: target.engine_of("propose")
+    )
 
 
 def from_program(model: Model, guide: Model, tier: Tier) -> Proposal:
@@ -68,7 +71,10 @@ def from_program(model: Model, guide: Model, tier: Tier) -> Proposal:
             full["log_weight"] = full.pop("log_joint") - log_q
             yield full
 
-    return Proposal(draw, lambda: target.engine_of(f"complete:{','.join(sorted(names))}"))
+    return Proposal(
+        lambda count, seed: checked(target, draw(count, seed)),
+        lambda: target.engine_of(f"complete:{','.join(sorted(names))}"),
+    )
 
 
 def from_posterior(model: Model, posterior: Posterior, degrees: float | None, tier: Tier) -> Proposal:
@@ -118,7 +124,7 @@ def from_posterior(model: Model, posterior: Posterior, degrees: float | None, ti
                 values = target.recover_discretes({s.name: values[s.name] for s in structure.continuous}, discrete)
             yield {**values, "log_weight": log_weight}
 
-    return Proposal(draw, lambda: target.engine_of("density"))
+    return Proposal(lambda count, seed: checked(target, draw(count, seed)), lambda: target.engine_of("density"))
 
 
 def _draw_density(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.diagnostics.convergence import SCREENED, badness, convergence, screen
+from phlogiston.drawn import Drawn
 from phlogiston.errors import UnknownName, did_you_mean
-from phlogiston.model import Model
 
 Array = NDArray[np.float64]
-Draws = Mapping[str, torch.Tensor]
 
 LIMIT = 12
 _LONGEST_LABEL = 28
@@ -26,48 +25,12 @@ class DoesNotApply(ValueError):
     """This picture does not exist for this posterior; the message says which one does."""
 
 
-class Plottable(Protocol):
+class Plottable(Drawn, Protocol):
     """What the pictures are made from (a ``Posterior``)."""
-
-    @property
-    def draws(self) -> Draws:
-        """Site -> draws."""
-
-    @property
-    def model(self) -> Model | None:
-        """The model, if there is one."""
-
-    @property
-    def method(self) -> str:
-        """The method's name."""
-
-    @property
-    def seed(self) -> int | None:
-        """Of the run."""
-
-    @property
-    def is_chain(self) -> bool:
-        """Whether the draws form chains."""
-
-    @property
-    def log_weights(self) -> torch.Tensor | None:
-        """Unnormalised, of the draws."""
 
     @property
     def weights(self) -> torch.Tensor | None:
         """Smoothed and normalised."""
-
-    @property
-    def stats(self) -> Draws:
-        """Numbers by draw, in ArviZ's names."""
-
-    @property
-    def marginals(self) -> Draws:
-        """Exact probabilities of discrete sites."""
-
-    @property
-    def predictions(self) -> Mapping[str, Draws]:
-        """Predictive draws that were kept, by group."""
 
     @property
     def num_chains(self) -> int:

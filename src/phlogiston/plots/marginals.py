@@ -145,7 +145,7 @@ def pairs(posterior: Plottable, sites: Sequence[str] | str | None) -> Figure:
             if row == column:
                 _diagonal(axes, below, views[row], weights)
             else:
-                for rows, colour, size in ((shown, style.BLUE, 5.0), (marked, style.DIVERGENT, 10.0)):
+                for rows, colour, size in ((shown, style.BLUE, 5.0), (marked, style.DIVERGENT, 24.0)):
                     _scatter(axes, left, below, rows, colour, size)
                 _limit(axes.set_xlim, views[column], left.whole)
                 _limit(axes.set_ylim, views[row], below.whole)
@@ -172,8 +172,9 @@ def _scatter(axes: Axes, left: Component, below: Component, rows: NDArray[np.int
     x, y = (
         c.values.reshape(-1)[rows] + (jitter.uniform(-0.25, 0.25, rows.size) if c.whole else 0.0) for c in (left, below)
     )
-    alpha = float(np.clip(300.0 / rows.size, 0.25, 0.8))
-    axes.scatter(x, y, s=size, color=colour, alpha=alpha, linewidths=0.0)
+    apart = colour == style.DIVERGENT  # few among many: to be seen, they need an edge
+    alpha = float(np.clip(300.0 / rows.size, 0.25, 1.0 if apart else 0.8))
+    axes.scatter(x, y, s=size, color=colour, alpha=alpha, edgecolors="white", linewidths=0.6 if apart else 0.0)
 
 
 def _diagonal(axes: Axes, component: Component, interval: tuple[float, float], weights: Array | None) -> None:
