@@ -108,7 +108,7 @@ def test_a_flat_prior_has_a_density_and_refuses_to_be_drawn_from() -> None:
     assert model.target().log_density(u).item() == pytest.approx(expected.item(), abs=1e-6)
     with pytest.raises(ph.UnsupportedModel, match="site 'scale': found an improper flat prior"):
         model.simulate(3)
-    with pytest.raises(ph.UnsupportedModel, match="methods that can: nuts"):
+    with pytest.raises(ph.UnsupportedModel, match=r"methods that can: .*nuts"):
         ph.infer(model, "importance")
 
 

@@ -54,9 +54,9 @@ class HMC:
 
     Example:
         >>> model = ph.Model(lambda: pyro.sample("z", dist.Normal(3.0, 1.0)))
-        >>> post = ph.infer(model, ph.HMC(num_samples=100, num_warmup=100), seed=0, progress=False)
+        >>> post = ph.infer(model, ph.HMC(num_samples=300, num_warmup=200), seed=0, progress=False)
         >>> post.draws["z"].shape
-        torch.Size([64, 100])
+        torch.Size([64, 300])
     """
 
     num_samples: int = 500

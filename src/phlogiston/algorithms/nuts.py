@@ -50,9 +50,9 @@ class NUTS:
 
     Example:
         >>> model = ph.Model(lambda: pyro.sample("z", dist.Normal(3.0, 1.0)))
-        >>> post = ph.infer(model, ph.NUTS(num_samples=500, num_warmup=200), seed=0, progress=False)
+        >>> post = ph.infer(model, ph.NUTS(num_samples=1000, num_warmup=200), seed=0, progress=False)
         >>> post.draws["z"].shape
-        torch.Size([4, 500])
+        torch.Size([4, 1000])
     """
 
     num_samples: int = 1000

@@ -101,7 +101,7 @@ def windows(num_warmup: int, num_chains: int) -> list[Window]:
         >>> [w.transitions for w in windows(1000, 1)]
         [75, 25, 50, 100, 200, 500, 50]
         >>> [w.transitions for w in windows(150, 64)]
-        [4, 4, 8, 16, 108, 10]
+        [4, 4, 8, 16, 32, 76, 10]
     """
     if num_warmup < 30:
         return [Window(num_warmup, False)] if num_warmup else []

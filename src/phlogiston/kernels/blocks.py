@@ -177,6 +177,8 @@ def _by_executor(tasks: Sequence[Task], executor: Executor, bar: Any, warmup: in
             bar.update(task.chains * (warmup + task.num_samples))
     except BrokenProcessPool as error:
         lost = ", ".join(task.label for future, task in futures.items() if task.first_chain not in found)
+        for process in processes.values():
+            process.join(timeout=1.0)  # its exit code is known only then
         codes = [process.exitcode for process in processes.values() if process.exitcode not in (None, 0)]
         raise WorkerDied(
             f"a worker process ended with exit code {codes[0] if codes else 'unknown'} while it ran {lost}; "

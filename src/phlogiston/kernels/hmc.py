@@ -195,7 +195,7 @@ class HmcBlock:
         run = _Run(self, density, state)
         run.restart(search=False)
         draws = np.empty((num_samples, *run.x.shape), run.x.dtype)
-        stats = np.empty((num_samples, len(STATS), run.chains))
+        stats = np.zeros((num_samples, len(STATS), run.chains))
         steps, done, interrupted = np.zeros(num_samples, np.int64), 0, False
         try:
             for i in range(num_samples):

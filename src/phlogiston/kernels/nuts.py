@@ -146,7 +146,7 @@ class _Run:
     def rows(self, count: int) -> tuple[Array, Array]:
         """Room for so many draws of each chain, and for their statistics."""
         dim, dtype = self.trees.front.shape[0], self.trees.front.dtype
-        return np.empty((self.chains, count, dim), dtype), np.empty((self.chains, count, len(STATS)))
+        return np.empty((self.chains, count, dim), dtype), np.zeros((self.chains, count, len(STATS)))
 
     def evaluate(self) -> tuple[Array, Array]:
         value, grad = self._density.evaluate(self._front, *self._scale)

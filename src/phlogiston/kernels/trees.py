@@ -234,6 +234,14 @@ def _collect(trees: Trees) -> None:
                 trees.front[d, c] = trees.vectors[c, X, d]
 
 
+@inlined
+def _describe(stats: Array, r: Array, n: Array, turning: bool, diverging: bool) -> None:
+    """The statistics of a draw; a subtree that was given up counts as a doubling."""
+    stats[_LP], stats[_ENERGY], stats[_ACCEPT] = r[LP], r[ENERGY], r[ACCEPT] / n[N_STEPS]
+    stats[_N_STEPS], stats[_DEPTH] = n[N_STEPS], n[DEPTH] + turning
+    stats[_DIVERGING], stats[_STEP_SIZE] = diverging, r[EPS]
+
+
 @jit
 def advance(
     trees: Trees, value: Array, grad: Array, step_size: float, max_depth: int, draws: Array, stats: Array, grads: Array
@@ -282,10 +290,7 @@ def advance(
                     draws[c, row, d] = v[Z, d]
                     if warming_up:
                         grads[c, row, d] = v[Z_G, d]
-                stats[c, row, _LP], stats[c, row, _ENERGY], stats[c, row, _ACCEPT] = r[LP], r[ENERGY], rate
-                # A subtree that was given up counts as a doubling.
-                stats[c, row, _N_STEPS], stats[c, row, _DEPTH] = n[N_STEPS], n[DEPTH] + turning
-                stats[c, row, _DIVERGING], stats[c, row, _STEP_SIZE] = diverging, r[EPS]
+                _describe(stats[c, row], r, n, turning, diverging)
                 stats[c, row, _REACHED] = n[DEPTH] >= max_depth
             n[COUNT] += 1
             if warming_up:
