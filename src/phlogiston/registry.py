@@ -13,6 +13,7 @@ METHODS: dict[str, str] = {
     "rejection": "phlogiston.algorithms.rejection:Rejection",
     "importance": "phlogiston.algorithms.importance:Importance",
     "nuts": "phlogiston.algorithms.nuts:NUTS",
+    "gibbs": "phlogiston.algorithms.gibbs:Gibbs",
 }
 
 

@@ -75,6 +75,7 @@ class Site:
     in_support: bool = True
     log_prob_is_nan: bool = False
     unconstrained_shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
 
     @property
     def enumerable(self) -> bool:
@@ -234,6 +235,7 @@ def _site(msg: dict[str, Any]) -> Site:
         masked=not bool(_mask(msg).all()),
         distribution=type(handlers.base(fn)).__name__,
         unconstrained_shape=unconstrained,
+        dtype=value.dtype,
         drawn_shape=tuple(fn.batch_shape + fn.event_shape),
         in_support=role != "observed" or _in_support(fn, value, _mask(msg)),
         log_prob_is_nan=role == "observed" and _log_prob_is_nan(msg),

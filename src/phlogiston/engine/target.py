@@ -12,6 +12,7 @@ from phlogiston.engine.batched import LEAVES_TORCH, Batched, Tier
 from phlogiston.engine.chains import ChainDensity, Scale, chain_density
 from phlogiston.engine.enumeration import posterior as enumerated_posterior
 from phlogiston.engine.enumeration import table_size as enumerated_table_size
+from phlogiston.engine.full import FullDensity, full_density
 from phlogiston.engine.interpret import LIKELIHOOD, Interpreter, Slot, Values
 from phlogiston.engine.isolate import isolated
 from phlogiston.engine.sites import Bound, Structure, discover
@@ -160,6 +161,10 @@ class Target:
         batched = self._function("density_and_grad", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
         with isolated(seed=0, dtype=self.dtype):
             return chain_density(batched, scale, self.dim, chains, calls)
+
+    def full(self, rows: int, calls: int) -> FullDensity:
+        """The joint density of all latents, discrete ones too, term by term, for about so many calls of so many rows."""
+        return full_density(self._interpreter, self._wanted, self.dtype, rows, calls)
 
     def _flat(self, name: str, u: torch.Tensor) -> Values:
         u = torch.as_tensor(u, dtype=self.dtype)
