@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phlogiston.algorithms.exact import Exact
+    from phlogiston.algorithms.gibbs import Gibbs
     from phlogiston.algorithms.importance import Importance
+    from phlogiston.algorithms.mh import MH
     from phlogiston.algorithms.nuts import NUTS
     from phlogiston.algorithms.rejection import Rejection
     from phlogiston.diagnostics import Finding, Loo
@@ -39,7 +41,9 @@ __version__ = "0.1.0"
 # answers before torch is loaded.
 _HOMES = {
     "algorithms.exact": ("Exact",),
+    "algorithms.gibbs": ("Gibbs",),
     "algorithms.importance": ("Importance",),
+    "algorithms.mh": ("MH",),
     "algorithms.nuts": ("NUTS",),
     "algorithms.rejection": ("Rejection",),
     "diagnostics": ("Finding", "Loo"),
@@ -70,12 +74,14 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "MH",
     "NUTS",
     "ConvergenceWarning",
     "DataFileError",
     "Estimate",
     "Exact",
     "Finding",
+    "Gibbs",
     "Importance",
     "ImpossibleEvidence",
     "Loo",

@@ -13,6 +13,7 @@ METHODS: dict[str, str] = {
     "rejection": "phlogiston.algorithms.rejection:Rejection",
     "importance": "phlogiston.algorithms.importance:Importance",
     "nuts": "phlogiston.algorithms.nuts:NUTS",
+    "mh": "phlogiston.algorithms.mh:MH",
     "gibbs": "phlogiston.algorithms.gibbs:Gibbs",
 }
 

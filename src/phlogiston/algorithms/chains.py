@@ -34,9 +34,7 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 # Target, draws [C, n, D] and the latents drawn before, with the seed of what is drawn now -> latents, deterministics.
-ToValues = Callable[
-    [Target, torch.Tensor, np.random.SeedSequence, Mapping[str, torch.Tensor]], dict[str, torch.Tensor]
-]
+ToValues = Callable[[Target, torch.Tensor, np.random.SeedSequence, Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
 def to_values(

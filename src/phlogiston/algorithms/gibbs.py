@@ -109,7 +109,7 @@ class Gibbs:
             initial=self.initial,
             engine=self.engine,
             dtype="float64",
-            steps_per_draw=2 * self.num_steps,
+            steps_per_draw=self.num_steps,
             setup=on_all_latents,
             to_values=values_of_all,
         )

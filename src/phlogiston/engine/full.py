@@ -6,8 +6,8 @@ A point is a vector ``w``: the continuous latents on the unconstrained scale, th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -62,6 +62,26 @@ def parts_of(interpreter: Interpreter) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+def _typed(site: Site, value: torch.Tensor) -> torch.Tensor:
+    whole = site.discrete and site.dtype is not None and not site.dtype.is_floating_point
+    return value.to(site.dtype) if whole else value
+
+
+def unflattened(sites: Sequence[Site], x: torch.Tensor) -> Values:
+    """``x [..., X]`` -> each site's values ``[..., *site shape]``, of its type."""
+    found, start = {}, 0
+    for site in sites:
+        stop = start + math.prod(site.shape)
+        found[site.name] = _typed(site, x[..., start:stop].reshape(*x.shape[:-1], *site.shape))
+        start = stop
+    return found
+
+
+def flattened(sites: Sequence[Site], values: Values, dtype: torch.dtype) -> torch.Tensor:
+    """The inverse of ``unflattened``, for values with one leading dimension: ``[n, X]``."""
+    return torch.cat([values[site.name].reshape(len(values[site.name]), -1).to(dtype) for site in sites], 1)
+
+
 @dataclass(frozen=True)
 class FullReadings:
     """The readings of a program at a point ``w``."""
@@ -84,13 +104,29 @@ class FullReadings:
         """What each of the terms is."""
         return [term for term, values in self._terms(w) for _ in range(values.numel())]
 
+    def joint(self, inputs: Values) -> Values:
+        """``x [X]``, all latents' values -> ``value []``, log p(values, observed); -inf outside of a support."""
+        latents = self.interpreter.structure.of("latent")
+        values = unflattened(latents, inputs["x"])
+        trace = score(run(self.interpreter.bound, handlers.Substitute(values), parameters=self._parameters))
+        total = torch.zeros(())
+        for site in self.interpreter.structure.of("latent", "observed", "factor"):
+            msg = cast(dict[str, Any], trace.nodes[site.name])
+            log_prob = msg["log_prob"].sum()
+            if site.role == "latent":
+                log_prob = torch.where(msg["fn"].support.check(msg["value"]).all(), log_prob, -torch.inf)
+            total = total + log_prob
+        return {"value": total}
+
+    @property
+    def _parameters(self) -> Any:
+        return self.interpreter.structure.parameters
+
     def split(self, w: torch.Tensor) -> Values:
         """The latents' coordinates, in their shapes and types."""
         found = {}
         for part in parts_of(self.interpreter):
-            piece = w[part.start : part.stop].reshape(part.shape)
-            whole = part.site.discrete and part.site.dtype is not None and not part.site.dtype.is_floating_point
-            found[part.site.name] = piece.to(part.site.dtype) if whole else piece
+            found[part.site.name] = _typed(part.site, w[part.start : part.stop].reshape(part.shape))
         return found
 
     def _trace(self, w: torch.Tensor) -> Any:
@@ -115,36 +151,83 @@ class FullReadings:
         return found
 
 
-@dataclass
-class FullDensity:
-    """``terms(w [R, W]) -> [R, F]`` for any number of rows, on one tier.
+class Columns:
+    """A reading without random numbers for any number of points, kept for each size of call, on one tier.
 
     Args:
-        batched: the reading ``terms``.
-        batched_values: the reading ``values``.
-        parts: where the latents live.
-        names: what the terms are.
-        states: enumerable discrete site -> its states ``[S, numbers of one event]``.
+        batched: a reading of one vector that gives one tensor.
+        name: of the vector.
+        width: its length.
+        dtype: its precision.
         rows: of the usual call.
         calls: how often it will be called, roughly.
     """
 
-    batched: Batched
+    def __init__(self, batched: Batched, name: str, width: int, dtype: torch.dtype, rows: int, calls: int) -> None:
+        self._batched, self._name, self._width, self._dtype, self._calls = batched, name, width, dtype, calls
+        self._modules: dict[int, Callable[..., Any]] = {}
+        self._tier = ""
+        if batched.graph is None:
+            self._tier = "loop"
+        elif calls:
+            self._module(_padded(rows))
+
+    @property
+    def engine(self) -> str:
+        """The tier, with the reason where it is not the fastest."""
+        return f"{self._tier} ({self._batched.reason})" if self._batched.reason else self._tier
+
+    def __call__(self, points: Array) -> Array:
+        """``points [R, W]`` -> ``[R, ...]``."""
+        rows = points.shape[0]
+        if self._batched.graph is None:
+            found = self._batched({self._name: torch.from_numpy(points).to(self._dtype)}, rows)
+            return next(iter(found.values())).numpy()
+        size = _padded(rows)
+        columns = np.empty((self._width, size))
+        columns[:, :rows] = points.T
+        columns[:, rows:] = points[:1].T
+        (result,) = self._module(size)(torch.from_numpy(columns).to(self._dtype))
+        return np.ascontiguousarray(result.movedim(-1, 0)[:rows].numpy())
+
+    def _module(self, size: int) -> Callable[..., Any]:
+        if size not in self._modules:
+            graph = self._batched.graph
+            assert graph is not None
+            example = torch.zeros(self._width, size, dtype=self._dtype)
+            with isolated(seed=0, dtype=self._dtype), torch.no_grad():
+                module = batch_by(torch.func.vmap(graph.module, in_dims=-1, out_dims=-1), [example])
+                # The first size decides for all: one tier a run, so that a run can go on bit for bit.
+                calls = self._calls if not self._tier else 10**9 if self._tier == "compiled" else 0
+                tier, call = self._batched.compiled_or(module, [example], size, calls)
+            self._tier = self._tier or tier
+            self._modules[size] = call
+        return self._modules[size]
+
+
+def _padded(rows: int) -> int:
+    return 1 << max(0, (rows - 1).bit_length())
+
+
+@dataclass(frozen=True)
+class FullDensity:
+    """The joint density of all latents, term by term.
+
+    Args:
+        columns: the reading ``terms``.
+        batched_values: the reading ``values``.
+        parts: where the latents live.
+        names: what the terms are.
+        states: enumerable discrete site -> its states ``[S, numbers of one event]``.
+        dtype: of the latents.
+    """
+
+    columns: Columns
     batched_values: Batched
     parts: tuple[Part, ...]
     names: list[Term]
     states: dict[str, Array]
-    rows: int
-    calls: int
     dtype: torch.dtype
-    _modules: dict[int, Callable[..., Any]] = field(default_factory=dict)
-    _tier: str = ""
-
-    def __post_init__(self) -> None:
-        if self.batched.graph is not None:
-            self._module(self._padded(self.rows))
-        else:
-            self._tier = "loop"
 
     @property
     def width(self) -> int:
@@ -154,47 +237,20 @@ class FullDensity:
     @property
     def engine(self) -> str:
         """The tier, with the reason where it is not the fastest."""
-        return f"{self._tier} ({self.batched.reason})" if self.batched.reason else self._tier
+        return self.columns.engine
 
     def terms(self, w: Array) -> Array:
-        """Each row's terms."""
-        size = self._padded(min(w.shape[0], max(1, _LARGEST_CALL // max(1, len(self.names)))))
-        parts = [self._call(w[start : start + size], size) for start in range(0, w.shape[0], size)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        """``w [R, W]`` -> ``[R, F]``."""
+        size = max(1, _LARGEST_CALL // max(1, len(self.names)))
+        if w.shape[0] <= size:
+            return self.columns(w)
+        return np.concatenate([self.columns(w[start : start + size]) for start in range(0, w.shape[0], size)])
 
     def values(self, w: torch.Tensor) -> Values:
         """``w [..., W]`` -> latents and deterministics ``[..., *site shape]``."""
         flat = w.reshape(-1, w.shape[-1]).to(self.dtype)
         found = self.batched_values({"w": flat}, flat.shape[0])
         return {name: value.reshape(*w.shape[:-1], *value.shape[1:]) for name, value in found.items()}
-
-    def _call(self, w: Array, size: int) -> Array:
-        rows = w.shape[0]
-        if self.batched.graph is None:
-            return self.batched({"w": torch.from_numpy(w).to(self.dtype)}, rows)["terms"].numpy()
-        columns = np.empty((self.width, size), w.dtype)
-        columns[:, :rows] = w.T
-        columns[:, rows:] = w[:1].T
-        found: torch.Tensor = self._module(size)(torch.from_numpy(columns).to(self.dtype))[0]
-        return found.numpy().T[:rows]
-
-    @staticmethod
-    def _padded(rows: int) -> int:
-        return 1 << max(0, (rows - 1).bit_length())
-
-    def _module(self, size: int) -> Callable[..., Any]:
-        if size not in self._modules:
-            graph = self.batched.graph
-            assert graph is not None
-            example = torch.zeros(self.width, size, dtype=self.dtype)
-            with isolated(seed=0, dtype=self.dtype), torch.no_grad():
-                module = batch_by(torch.func.vmap(graph.module, in_dims=-1, out_dims=-1), [example])
-                # The first size decides for all: one tier a run, so that a run can go on bit for bit.
-                calls = self.calls if not self._tier else 10**9 if self._tier == "compiled" else 0
-                tier, call = self.batched.compiled_or(module, [example], size, calls)
-            self._tier = self._tier or tier
-            self._modules[size] = call
-        return self._modules[size]
 
 
 def states_of(interpreter: Interpreter) -> dict[str, Array]:
@@ -203,7 +259,8 @@ def states_of(interpreter: Interpreter) -> dict[str, Array]:
     found = {}
     for site in interpreter.structure.discrete:
         if site.enumerable:
-            values = trace.nodes[site.name]["fn"].enumerate_support(expand=False)
+            fn: Any = trace.nodes[site.name]["fn"]
+            values = fn.enumerate_support(expand=False)
             found[site.name] = values.reshape(values.shape[0], -1).double().numpy()
     return found
 
@@ -216,7 +273,10 @@ def example_points(interpreter: Interpreter) -> tuple[torch.Tensor, torch.Tensor
             u = torch.linspace(low, high, interpreter.dim)
             split = {slot.site.name: u[slot.start : slot.stop].reshape(slot.shape) for slot in interpreter.slots}
             trace = run(interpreter.bound, handlers.Unconstrained(split), parameters=interpreter.structure.parameters)
-            discrete = [trace.nodes[site.name]["value"].reshape(-1).to(u) for site in interpreter.structure.discrete]
+            discrete = [
+                torch.as_tensor(trace.nodes[site.name]["value"]).reshape(-1).to(u)
+                for site in interpreter.structure.discrete
+            ]
             points.append(torch.cat([u, *discrete]))
     return points[0], points[1]
 
@@ -229,4 +289,20 @@ def full_density(interpreter: Interpreter, tier: Any, dtype: torch.dtype, rows: 
         names, states = readings.names(first), states_of(interpreter)
     terms = Batched(readings.terms, {"w": first}, tier=tier, dtype=dtype, second={"w": second})
     values = Batched(readings.values, {"w": first}, tier=tier, dtype=dtype, second={"w": second})
-    return FullDensity(terms, values, parts_of(interpreter), names, states, rows, calls, dtype)
+    parts = parts_of(interpreter)
+    columns = Columns(terms, "w", len(first), dtype, rows, calls)
+    return FullDensity(columns, values, parts, names, states, dtype)
+
+
+def constrained_density(interpreter: Interpreter, tier: Any, dtype: torch.dtype, rows: int, calls: int) -> Columns:
+    """The log joint density as a function of all latents' values, ``x [X]`` one after another as in the program."""
+    readings = FullReadings(interpreter)
+    examples = []
+    with isolated(seed=0, dtype=dtype), torch.no_grad():
+        for w in example_points(interpreter):
+            values = readings.values({"w": w})
+            latents = interpreter.structure.of("latent")
+            examples.append(torch.cat([values[site.name].reshape(-1).to(dtype) for site in latents]))
+    first, second = examples
+    batched = Batched(readings.joint, {"x": first}, tier=tier, dtype=dtype, second={"x": second})
+    return Columns(batched, "x", len(first), dtype, rows, calls)

@@ -72,6 +72,11 @@ def is_elementwise(support: Any) -> bool:
     return base is not None and type(base) is not type(constraints.simplex)
 
 
+def is_real(support: Any) -> bool:
+    """Whether an event of this support is any vector of real numbers."""
+    return type(_scalar(support)) is type(constraints.real)
+
+
 def _scalar(support: Any) -> Any:
     """The support of a number in it; None where it is not a product of such."""
     while isinstance(support, constraints.independent):
@@ -110,7 +115,7 @@ def normal(dim: int) -> Family:
         moved = whitened + torch.from_numpy(noise.reshape(*eta.shape[:2], dim, 1))
         v = torch.linalg.solve_triangular(root.mT, moved, upper=True)[..., 0]
         v[(failed != 0) | ~torch.isfinite(v).all(-1)] = torch.nan
-        return centre + width * v.numpy()
+        return np.asarray(centre + width * v.numpy())
 
     return Family("normal", nodes, phi, draw)
 
@@ -183,11 +188,11 @@ def dirichlet(dim: int) -> Family:
     eye = np.eye(dim)
 
     def phi(u: Array, centre: Array, width: Array) -> Array:
-        return bijection(torch.from_numpy(np.ascontiguousarray(u))).log().numpy()
+        return np.asarray(bijection(torch.from_numpy(np.ascontiguousarray(u))).log())
 
     def draw(eta: Array, centre: Array, width: Array, words: Words) -> Array:
         logs = torch.from_numpy(_log_gammas(eta + 1.0, words))
-        return bijection.inv(torch.softmax(logs, -1)).numpy()
+        return np.asarray(bijection.inv(torch.softmax(logs, -1)))
 
     return Family("Dirichlet", np.concatenate([np.zeros((1, dim)), eye, -eye]), phi, draw)
 
@@ -208,4 +213,4 @@ def solved(family: Family, local: Array, centre: Array, width: Array) -> Array:
     """Eta ``[n, E, K]`` from the log density ``local [n, N, E]`` at the nodes around ``centre [E, d]``."""
     at = family.phi(centre + width * family.nodes[:, None], centre, width)  # [N, E, K]
     inverse = np.linalg.pinv(np.moveaxis(at[1:] - at[:1], 0, 1))  # [E, K, N - 1]
-    return np.einsum("ekm,nme->nek", inverse, local[:, 1:] - local[:, :1])
+    return np.asarray(np.einsum("ekm,nme->nek", inverse, local[:, 1:] - local[:, :1]))

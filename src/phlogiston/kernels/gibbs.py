@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from phlogiston.kernels.gibbs_plan import (
     Move,
     candidates_of,
     drawn_in_closed_form,
+    walks_of,
     without_jacobian,
 )
 from phlogiston.kernels.joint_starts import joint_points
@@ -34,9 +36,15 @@ def wanted_acceptance(dim: int) -> float:
     return 0.234 + 0.206 / dim
 
 
+def usual_step(dim: int) -> float:
+    """The best scale of a random walk's steps, in units of a normal target's (Roberts, Gelman and Gilks, 1997)."""
+    return 2.38 / math.sqrt(max(1, dim))
+
+
 def on_all_latents(task: Task, target: Target) -> tuple[Density, Any]:
     """The density of all latents term by term; chains begin at its finite points, and probes beside them."""
-    full = target.full(task.chains, task.calls)
+    calls = task.calls * (1 + len(target.structure.of("latent"))) // 3  # each size of call is compiled on its own
+    full = target.full(task.chains, calls)
     count = task.chains + PROBES
 
     def start() -> torch.Tensor:
@@ -59,6 +67,9 @@ class GibbsBlock:
     num_warmup: int
     sweeps: int
     blocks: tuple[tuple[str, ...], ...] | None = None
+    walks_only: bool = False
+    step_size: float | None = None
+    target_accept_prob: float | None = None
 
     def unit(self, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         """No scale: there is one for every move."""
@@ -66,12 +77,16 @@ class GibbsBlock:
 
     def begin(self, density: FullDensity, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
         """Chains at the first of ``starts [C + PROBES, W]``; the others are probes."""
-        w = starts.numpy()
+        w, step = starts.numpy(), np.zeros(density.width)
+        if self.step_size is not None:
+            step += math.log(
+                self.step_size / usual_step(sum(p.coordinates.size for p in density.parts if not p.site.discrete))
+            )
         return {
             "w": w[: len(seeds)].copy(),
             "probes": w[len(seeds) :].copy(),
             "words": streams(seeds),
-            "log_step": np.zeros(density.width),
+            "log_step": step,
             "centre": np.zeros(density.width),
             "width": np.zeros(density.width),  # none yet
             "alone": np.asarray(0),
@@ -80,7 +95,7 @@ class GibbsBlock:
     def warm_up(self, density: FullDensity, state: State, report: Report) -> None:
         """Adapt the walks, and find where closed forms have their mass; in place."""
         with np.errstate(all="ignore"):
-            run = GibbsRun(density, state, self.blocks)
+            run = GibbsRun(density, state, self)
             for window in windows(self.num_warmup, run.chains):
                 self._warm_up_window(run, window, report)
 
@@ -99,32 +114,46 @@ class GibbsBlock:
     def sample(self, density: FullDensity, state: State, num_samples: int, report: Report) -> Drawn:
         """So many draws of every chain; in place, so that the next call goes on where this one ended."""
         with np.errstate(all="ignore"):
-            run = GibbsRun(density, state, self.blocks)
+            run = GibbsRun(density, state, self)
             draws = np.empty((run.chains, num_samples, run.w.shape[1]))
-            stats = {name: np.empty((run.chains, num_samples)) for name in ("lp", "acceptance_rate", "num_nan")}
-            done, interrupted = 0, False
+            stats, done, interrupted = new_stats(run.chains, num_samples), 0, False
             try:
                 for done in range(num_samples):
-                    accepted, bad = np.zeros(run.chains), np.zeros(run.chains)
+                    before, rates, bad = run.w.copy(), np.zeros(run.chains), np.zeros(run.chains)
                     for _ in range(self.sweeps):
                         rate, nan = run.sweep()
-                        accepted, bad = accepted + rate / self.sweeps, bad + nan
+                        rates, bad = rates + rate / self.sweeps, bad + nan
                     draws[:, done], stats["lp"][:, done] = run.w, run.terms.sum(1)
-                    stats["acceptance_rate"][:, done], stats["num_nan"][:, done] = accepted, bad
+                    stats["acceptance_rate"][:, done], stats["num_nan"][:, done] = rates, bad
+                    stats["accepted"][:, done] = (run.w != before).any(1)
                     report(run.chains, 0.0, 0)
                 done = num_samples
             except KeyboardInterrupt:
                 interrupted = True
-        stats["num_nan"] = stats["num_nan"].astype(np.int64) if not interrupted else stats["num_nan"]
+        if not self.walks_only:
+            del stats["accepted"]  # of several draws that are always accepted
         return Drawn(torch.from_numpy(draws), stats, np.full(run.chains, done), interrupted)
+
+
+def new_stats(chains: int, count: int) -> dict[str, Array]:
+    """Room for the statistics of so many draws."""
+    shape = (chains, count)
+    return {
+        "lp": np.empty(shape),
+        "acceptance_rate": np.empty(shape),
+        "accepted": np.zeros(shape, bool),
+        "num_nan": np.zeros(shape, np.int64),
+    }
 
 
 class GibbsRun:
     """A block's state at work, changed in place."""
 
-    def __init__(self, full: FullDensity, state: State, blocks: Any) -> None:
-        self.full, self.state = full, state
-        self.candidates: list[Candidates] = candidates_of(full, blocks)
+    def __init__(self, full: FullDensity, state: State, settings: GibbsBlock) -> None:
+        self.full, self.state, self._target = full, state, settings.target_accept_prob
+        self.candidates: list[Candidates] = (
+            walks_of(full) if settings.walks_only else candidates_of(full, settings.blocks)
+        )
         self.chains = state["w"].shape[0]
         self._plan()
         self.terms = full.terms(self.w)
@@ -200,12 +229,22 @@ class GibbsRun:
         first = move.coordinates[:, 0]
         step = np.exp(self.state["log_step"][first])[:, None]
         noise = noise.reshape(self.chains, groups, dim)
+        if move.kind == "state walk":
+            return self._other_states(move)
         if move.kind == "integer walk":
             noise = np.sign(noise) * np.maximum(1.0, np.rint(np.abs(noise) * step))
             return self.w[:, move.coordinates] + noise
         roots = np.stack([self.state.get(f"root_{i}", np.eye(dim)) for i in first])
-        step = step * 2.38 / np.sqrt(dim)
+        step = step * usual_step(dim)
         return self.w[:, move.coordinates] + step * np.einsum("eij,nej->nei", roots, noise)
+
+    def _other_states(self, move: Move) -> Array:
+        """Any state but the present one, all alike."""
+        assert move.states is not None
+        now = (np.abs(self.w[:, move.coordinates][:, :, None] - move.states).sum(-1)).argmin(-1)
+        others = len(move.states) - 1
+        by = 1 + np.minimum((self._uniforms(len(move.coordinates)) * others).astype(int), max(0, others - 1))
+        return np.asarray(move.states[(now + by * (others > 0)) % len(move.states)])
 
     def _metropolis(self, move: Move, proposed: Array, log_q: Array, gain: float) -> tuple[Array, Array]:
         """Accept or reject; ``log_q`` is log q(new | old) - log q(old | new)."""
@@ -223,7 +262,7 @@ class GibbsRun:
         self.terms = np.where(taken, terms, self.terms)
         if gain:
             first = move.coordinates[:, 0]
-            change = gain * (probability.mean(0) - wanted_acceptance(dim))
+            change = gain * (probability.mean(0) - (self._target or wanted_acceptance(dim)))
             self.state["log_step"][first] = np.clip(self.state["log_step"][first] + change, -30.0, 30.0)
         return probability, np.isnan(ratio).sum(1)
 

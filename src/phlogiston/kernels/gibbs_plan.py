@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from phlogiston.engine.full import FullDensity, Part
 from phlogiston.errors import SettingError, UnsupportedModel, did_you_mean, problem
-from phlogiston.kernels.families import Family, families_of, is_elementwise, solved
+from phlogiston.kernels.families import Family, families_of, is_elementwise, is_real, solved
 from phlogiston.kernels.streams import streams
 
 Array = NDArray[Any]
-Kind = Literal["enumerate", "closed form", "walk", "integer walk"]
+Kind = Literal["enumerate", "closed form", "walk", "integer walk", "state walk"]
 PROBES = 12
 _LARGEST_TABLE = 1024
 _UNTOUCHED = 1e-12  # relative: less than rounding makes of a sum
@@ -56,7 +56,7 @@ class Move:
 
 def _summed(terms: Array, owner: Array, groups: int) -> Array:
     if groups == 1:
-        return terms[..., owner == 0].sum(-1, keepdims=True)
+        return np.asarray(terms[..., owner == 0].sum(-1, keepdims=True))
     order = np.argsort(owner, kind="stable")
     order = order[: int((owner < groups).sum())]
     owners = owner[order]
@@ -93,6 +93,15 @@ def candidates_of(full: FullDensity, blocks: Sequence[Sequence[str]] | None) -> 
     return found if blocks is not None else _merged(found)
 
 
+def walks_of(full: FullDensity) -> list[Candidates]:
+    """Random walks only: all continuous latents at once, discrete ones each on its own."""
+    continuous = [part for part in full.parts if not part.site.discrete]
+    rows = [part.coordinates.reshape(-1) for part in continuous]
+    found = [Candidates("walk", tuple(p.site.name for p in continuous), np.concatenate(rows)[None])] if rows else []
+    discrete = [item for part in full.parts if part.site.discrete for item in _alone(full, part)]
+    return found + [replace(item, kind="state walk" if item.kind == "enumerate" else item.kind) for item in discrete]
+
+
 def _checked(blocks: list[list[str]], parts: dict[str, Part]) -> list[list[str]]:
     named = [name for block in blocks for name in block]
     for name in named:
@@ -103,7 +112,9 @@ def _checked(blocks: list[list[str]], parts: dict[str, Part]) -> list[list[str]]
     for name in parts:
         if name not in named:
             fix = f"blocks={[*blocks, [name]]!r}"
-            raise SettingError(problem("blocks", found=f"no block with site {name!r}", expected="every latent", fix=fix))
+            raise SettingError(
+                problem("blocks", found=f"no block with site {name!r}", expected="every latent", fix=fix)
+            )
     return [block for block in blocks if block]
 
 
@@ -119,6 +130,8 @@ def _alone(full: FullDensity, part: Part) -> list[Candidates]:
                 problem(f"site {site.name!r}", found="a latent Multinomial", expected="counts that move one by one")
             )
         return [Candidates("integer walk", names, coordinates.reshape(-1, 1))]
+    if is_elementwise(site.support) and not is_real(site.support):  # numbers of an event that need not move together
+        coordinates = coordinates.reshape(-1, 1)
     return [Candidates("walk", names, coordinates, support=site.support)]
 
 
@@ -138,7 +151,7 @@ def _together(full: FullDensity, parts: list[Part]) -> Candidates:
         raise SettingError(
             problem(where, found="a discrete latent among others", expected="all continuous, or all enumerable")
         )
-    real = all("Real" in repr(part.site.support) or "real" in repr(part.site.support).lower() for part in parts)
+    real = all(is_real(part.site.support) for part in parts)
     return Candidates("walk", names, coordinates, support=parts[0].site.support if real else None)
 
 
@@ -207,8 +220,6 @@ class Detector:
                 closed = replace(move, kind="closed form", family=family)
                 if self._holds(closed):
                     return [closed]
-        if coordinates.shape[1] > 1 and item.kind == "walk" and is_elementwise(item.support):
-            return [move]
         return [move]
 
     def _holds(self, move: Move) -> bool:
