@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from phlogiston.algorithms.chains import Plan, run_chains
-from phlogiston.algorithms.needs import Needs, fraction, one_of, positive, positive_int, whole
+from phlogiston.algorithms.needs import Needs, fraction, one_of, positive, positive_int, require, whole
 from phlogiston.engine.batched import TIERS, Tier
 from phlogiston.errors import SettingError, problem
 from phlogiston.kernels.blocks import Sampler, Setup
 from phlogiston.kernels.custom import CustomBlock, UserProposal, on_values, values_of_latents
-from phlogiston.kernels.gibbs import GibbsBlock, on_all_latents, values_of_all
+from phlogiston.kernels.gibbs import GibbsBlock, can_be_summed_out, on_all_latents, values_of_all
 from phlogiston.kernels.independence import IndependenceBlock, OnPool, Source
 from phlogiston.kernels.proposals import from_posterior, from_prior, from_program
 from phlogiston.kernels.random_walk import WalkBlock, on_the_marginal
@@ -157,10 +157,9 @@ class MH:
         return custom, on_values, values_of_latents
 
     def _random_walk(self, model: Model) -> tuple[Sampler, Setup, Callable[..., Any] | None]:
-        structure = model.structure
-        summed = _SUMMED_OUT.unmet(structure) is None and (
-            not structure.discrete or model.target(self.engine).table_size() <= _LARGEST_TABLE
-        )
+        require(self, model)
+        target = model.target(self.engine)
+        summed = _SUMMED_OUT.unmet(model.structure) is None and can_be_summed_out(target, _LARGEST_TABLE)
         step, wanted = self.step_size, self.target_accept_prob
         if summed:
             walk = WalkBlock(

@@ -72,7 +72,7 @@ def unflattened(sites: Sequence[Site], x: torch.Tensor) -> Values:
     found, start = {}, 0
     for site in sites:
         stop = start + math.prod(site.shape)
-        found[site.name] = _typed(site, x[..., start:stop].reshape(*x.shape[:-1], *site.shape))
+        found[site.name] = _typed(site, x[..., start:stop].reshape((*x.shape[:-1], *site.shape)))
         start = stop
     return found
 

@@ -20,6 +20,7 @@ from phlogiston.kernels.gibbs_plan import (
     Detector,
     Move,
     candidates_of,
+    coupled_site,
     drawn_in_closed_form,
     walks_of,
     without_jacobian,
@@ -233,10 +234,10 @@ class GibbsRun:
             return self._other_states(move)
         if move.kind == "integer walk":
             noise = np.sign(noise) * np.maximum(1.0, np.rint(np.abs(noise) * step))
-            return self.w[:, move.coordinates] + noise
+            return np.asarray(self.w[:, move.coordinates] + noise)
         roots = np.stack([self.state.get(f"root_{i}", np.eye(dim)) for i in first])
         step = step * usual_step(dim)
-        return self.w[:, move.coordinates] + step * np.einsum("eij,nej->nei", roots, noise)
+        return np.asarray(self.w[:, move.coordinates] + step * np.einsum("eij,nej->nei", roots, noise))
 
     def _other_states(self, move: Move) -> Array:
         """Any state but the present one, all alike."""
@@ -323,6 +324,17 @@ def root_of(values: Array) -> Array:
     return np.linalg.cholesky(mixed)
 
 
+def can_be_summed_out(target: Target, largest_table: int) -> bool:
+    """Whether enumeration along plates is right for the program's discrete latents, and no table too large."""
+    structure = target.structure
+    if not structure.discrete:
+        return True
+    if target.table_size() > largest_table:
+        return False
+    full = target.full(PROBES, 0)
+    return coupled_site(full, joint_points(target, full, "uniform", np.random.SeedSequence(0), PROBES)) is None
+
+
 def values_of_all(
     target: Target, w: torch.Tensor, seed: np.random.SeedSequence, before: Any
 ) -> dict[str, torch.Tensor]:
@@ -331,4 +343,12 @@ def values_of_all(
     return {name: torch.cat([before[name], value], 1) if before else value for name, value in found.items()}
 
 
-__all__ = ["GibbsBlock", "GibbsRun", "acceptance", "conditional", "on_all_latents", "values_of_all"]
+__all__ = [
+    "GibbsBlock",
+    "GibbsRun",
+    "acceptance",
+    "can_be_summed_out",
+    "conditional",
+    "on_all_latents",
+    "values_of_all",
+]

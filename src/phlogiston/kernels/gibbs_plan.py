@@ -185,7 +185,7 @@ class Detector:
         base, found = self.full.terms(self.probes), []
         for item in candidates:
             if in_parallel:
-                touched = self._touched(item, base)
+                touched = self.touched(item, base)
                 colours = _coloured(touched)
             else:
                 touched = np.ones((len(item.coordinates), base.shape[1]), bool)
@@ -198,7 +198,7 @@ class Detector:
                 found += self._move(item, item.coordinates[rows], owner)
         return found
 
-    def _touched(self, item: Candidates, base: Array) -> Array:
+    def touched(self, item: Candidates, base: Array) -> Array:
         """Which terms ``[G, F]`` change as a group moves."""
         rng, found = np.random.default_rng(0), []
         scale = np.where(np.isfinite(base), np.abs(base), 0.0) + 1.0
@@ -260,14 +260,27 @@ class Detector:
         return centre, width
 
 
+def coupled_site(full: FullDensity, probes: Array) -> str | None:
+    """The first discrete site of which two elements share a term, as enumeration along plates supposes they do not."""
+    detector, base = Detector(full, probes), full.terms(probes)
+    for part in full.parts:
+        if part.site.discrete and len(part.coordinates) > 1:
+            for item in _alone(full, part):
+                if (detector.touched(item, base).sum(0) > 1).any():
+                    return part.site.name
+    return None
+
+
 def _perturbed(item: Candidates, values: Array, rng: np.random.Generator) -> Array:
     """Other values ``[P, d]`` than these."""
     if item.states is not None:
         now = (np.abs(values[:, None] - item.states).sum(-1)).argmin(1)
-        return item.states[(now + 1 + rng.integers(max(1, len(item.states) - 1), size=len(now))) % len(item.states)]
+        by = 1 + rng.integers(max(1, len(item.states) - 1), size=len(now))
+        return np.asarray(item.states[(now + by) % len(item.states)])
     if item.kind == "integer walk":
         return values + rng.integers(1, 3, size=values.shape)
-    return values + rng.standard_normal(values.shape) * np.where(np.arange(len(values)) % 2, 1.0, 0.1)[:, None]
+    scale = np.where(np.arange(len(values)) % 2, 1.0, 0.1)[:, None]
+    return np.asarray(values + rng.standard_normal(values.shape) * scale)
 
 
 def _coloured(touched: Array) -> Array:
