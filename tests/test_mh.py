@@ -135,7 +135,7 @@ def lopsided(values: dict[str, torch.Tensor], rng: np.random.Generator) -> tuple
     chains = len(values["a"])
     up, which = torch.from_numpy(rng.random(chains) < 0.8), torch.from_numpy(rng.random(chains) < 0.5)
     step = torch.where(up, 1, -1)
-    log_q = torch.where(up, np.log(0.8 / 0.2), np.log(0.2 / 0.8))
+    log_q = step.double() * np.log(0.8 / 0.2)
     return {"a": values["a"] + step * which, "b": values["b"] + step * ~which}, log_q
 
 
