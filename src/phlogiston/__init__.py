@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phlogiston.algorithms.exact import Exact
+    from phlogiston.algorithms.gibbs import Gibbs
     from phlogiston.algorithms.hmc import HMC
     from phlogiston.algorithms.importance import Importance
+    from phlogiston.algorithms.mh import MH
     from phlogiston.algorithms.nuts import NUTS
     from phlogiston.algorithms.rejection import Rejection
     from phlogiston.diagnostics import Finding, Loo
@@ -40,8 +42,10 @@ __version__ = "0.1.0"
 # answers before torch is loaded.
 _HOMES = {
     "algorithms.exact": ("Exact",),
+    "algorithms.gibbs": ("Gibbs",),
     "algorithms.hmc": ("HMC",),
     "algorithms.importance": ("Importance",),
+    "algorithms.mh": ("MH",),
     "algorithms.nuts": ("NUTS",),
     "algorithms.rejection": ("Rejection",),
     "diagnostics": ("Finding", "Loo"),
@@ -73,12 +77,14 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "HMC",
+    "MH",
     "NUTS",
     "ConvergenceWarning",
     "DataFileError",
     "Estimate",
     "Exact",
     "Finding",
+    "Gibbs",
     "Importance",
     "ImpossibleEvidence",
     "Loo",

@@ -14,6 +14,8 @@ METHODS: dict[str, str] = {
     "importance": "phlogiston.algorithms.importance:Importance",
     "hmc": "phlogiston.algorithms.hmc:HMC",
     "nuts": "phlogiston.algorithms.nuts:NUTS",
+    "mh": "phlogiston.algorithms.mh:MH",
+    "gibbs": "phlogiston.algorithms.gibbs:Gibbs",
 }
 
 

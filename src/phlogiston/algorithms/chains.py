@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,16 +16,51 @@ from phlogiston.algorithms.needs import require
 from phlogiston.engine import Target
 from phlogiston.engine.batched import Tier
 from phlogiston.errors import SettingError, problem
-from phlogiston.kernels.blocks import Result, Sampler, State, Task, equal_lengths, run_blocks, seeds_of
+from phlogiston.kernels.blocks import (
+    Result,
+    Sampler,
+    Setup,
+    State,
+    Task,
+    equal_lengths,
+    on_the_continuum,
+    run_blocks,
+    seeds_of,
+)
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
+# Target, draws [C, n, D] and the latents drawn before, with the seed of what is drawn now -> latents, deterministics.
+ToValues = Callable[[Target, torch.Tensor, np.random.SeedSequence, Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
+
+
+def to_values(
+    target: Target, u: torch.Tensor, seed: np.random.SeedSequence, before: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """``u [C, n, D]`` -> every latent and deterministic, after those drawn before; discrete latents recovered.
+
+    Discrete latents are drawn from their exact conditional for all draws anew, so a run in two parts gives what one
+    run gives.
+    """
+    values = target.constrain(u)
+    values = {name: torch.cat([before[name], value], 1) if before else value for name, value in values.items()}
+    if not target.structure.discrete:
+        return values
+    chains, n = next(iter(values.values())).shape[:2]
+    flat = {site.name: values[site.name].flatten(0, 1) for site in target.structure.continuous}
+    found = target.recover_discretes(flat, seed)
+    return {name: value.reshape(chains, n, *value.shape[1:]) for name, value in found.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How chains are run, whatever advances them."""
+    """How chains are run, whatever advances them.
+
+    ``setup`` and ``to_values`` differ from the defaults where the state of a chain is not a point on the continuum.
+    """
 
     num_samples: int
     num_chains: int
@@ -34,6 +69,8 @@ class Plan:
     engine: Tier
     dtype: str
     steps_per_draw: int
+    setup: Setup = on_the_continuum
+    to_values: ToValues = to_values
 
 
 def run_chains(
@@ -68,7 +105,7 @@ def run_chains(
     if resume_from is not None:
         stats = {key: torch.cat([resume_from.stats[key].to(value.dtype), value], 1) for key, value in stats.items()}
     return Posterior(
-        draws=to_values(target, u, recovering, {} if resume_from is None else resume_from.draws),
+        draws=plan.to_values(target, u, recovering, {} if resume_from is None else resume_from.draws),
         stats=stats,
         is_chain=True,
         figures=_figures(stats, results),
@@ -113,27 +150,10 @@ def _tasks(
             num_samples=plan.num_samples,
             calls=calls,
             state=None if states is None else states[i],
+            setup=plan.setup,
         )
         for i, first in enumerate(firsts)
     ]
-
-
-def to_values(
-    target: Target, u: torch.Tensor, seed: np.random.SeedSequence, before: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """``u [C, n, D]`` -> every latent and deterministic, after those drawn before; discrete latents recovered.
-
-    Discrete latents are drawn from their exact conditional for all draws anew, so a run in two parts gives what one
-    run gives.
-    """
-    values = target.constrain(u)
-    values = {name: torch.cat([before[name], value], 1) if before else value for name, value in values.items()}
-    if not target.structure.discrete:
-        return values
-    chains, n = next(iter(values.values())).shape[:2]
-    flat = {site.name: values[site.name].flatten(0, 1) for site in target.structure.continuous}
-    found = target.recover_discretes(flat, seed)
-    return {name: value.reshape(chains, n, *value.shape[1:]) for name, value in found.items()}
 
 
 def _figures(stats: Mapping[str, torch.Tensor], results: list[Result]) -> dict[str, float]:

@@ -78,6 +78,7 @@ class Site:
     log_prob: float = 0.0
     score_error: str = ""
     unconstrained_shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
 
     @property
     def enumerable(self) -> bool:
@@ -276,6 +277,7 @@ def _site(msg: dict[str, Any]) -> Site:
         masked=not bool(_mask(msg).all()),
         distribution=type(handlers.base(fn)).__name__,
         unconstrained_shape=unconstrained,
+        dtype=value.dtype,
         drawn_shape=tuple(fn.batch_shape + fn.event_shape),
         in_support=role != "observed" or _in_support(fn, value, _mask(msg)),
         log_prob=log_prob,

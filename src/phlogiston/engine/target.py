@@ -13,6 +13,7 @@ from phlogiston.engine.batched import LEAVES_TORCH, Batched, Tier
 from phlogiston.engine.chains import ChainDensity, Scale, chain_density
 from phlogiston.engine.enumeration import posterior as enumerated_posterior
 from phlogiston.engine.enumeration import table_size as enumerated_table_size
+from phlogiston.engine.full import Columns, FullDensity, constrained_density, full_density
 from phlogiston.engine.interpret import LIKELIHOOD, Interpreter, Slot, Values
 from phlogiston.engine.isolate import isolated
 from phlogiston.engine.sites import Bound, Structure, discover
@@ -166,6 +167,19 @@ class Target:
             if kept is None or kept.engine.startswith("graph"):  # more calls may now be worth compiling for
                 kept = self._chains[key] = chain_density(batched, scale, self.dim, chains, calls)
             return kept
+
+    def full(self, rows: int, calls: int) -> FullDensity:
+        """The joint density of all latents, term by term, for about so many calls of so many rows."""
+        return full_density(self._interpreter, self._wanted, self.dtype, rows, calls)
+
+    def marginal(self, rows: int, calls: int) -> Columns:
+        """``log_density`` for about so many calls of so many points, without a gradient."""
+        batched = self._function("density", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
+        return Columns(batched, "u", self.dim, self.dtype, rows, calls)
+
+    def constrained(self, rows: int, calls: int) -> Columns:
+        """The log joint density of all latents' values, one after another, for about so many calls."""
+        return constrained_density(self._interpreter, self._wanted, self.dtype, rows, calls)
 
     def _flat(self, name: str, u: torch.Tensor) -> Values:
         u = torch.as_tensor(u, dtype=self.dtype)

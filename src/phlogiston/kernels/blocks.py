@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from phlogiston.engine import Target
 from phlogiston.engine.batched import Tier
-from phlogiston.engine.chains import ChainDensity, Scale
+from phlogiston.engine.chains import Scale
 from phlogiston.engine.isolate import spawn
 from phlogiston.errors import WorkerDied
 from phlogiston.model import Model
@@ -42,7 +42,11 @@ State = dict[str, np.ndarray]
 
 
 class Sampler(Protocol):
-    """Settings of a sampler that advances a block of chains."""
+    """Settings of a sampler that advances a block of chains.
+
+    ``density`` and ``starts`` are what the task's ``setup`` gives: a ``ChainDensity`` and points ``[C, D]`` where it
+    is ``on_the_continuum``.
+    """
 
     @property
     def num_warmup(self) -> int:
@@ -51,14 +55,35 @@ class Sampler(Protocol):
     def unit(self, dim: int, dtype: torch.dtype) -> Scale:
         """The scale that changes nothing, of the kind that it learns."""
 
-    def begin(self, density: ChainDensity, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
+    def begin(self, density: Any, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
         """Chains at ``starts [C, D]``, not warmed up yet."""
 
-    def warm_up(self, density: ChainDensity, state: State, report: Report) -> None:
+    def warm_up(self, density: Any, state: State, report: Report) -> None:
         """Learn from all chains of the block; in place."""
 
-    def sample(self, density: ChainDensity, state: State, num_samples: int, report: Report) -> Drawn:
+    def sample(self, density: Any, state: State, num_samples: int, report: Report) -> Drawn:
         """So many draws of every chain; in place, so that the next call goes on where this one ended."""
+
+
+class Density(Protocol):
+    """Whatever a sampler evaluates; it knows the tier on which it does."""
+
+    @property
+    def engine(self) -> str:
+        """The tier, with the reason where it is not the fastest."""
+
+
+# A task and its target -> what the sampler evaluates, and what finds the points where chains begin.
+Setup = Callable[["Task", Target], tuple[Density, Callable[[], torch.Tensor]]]
+
+
+def on_the_continuum(task: Task, target: Target) -> tuple[Density, Callable[[], torch.Tensor]]:
+    """The density of the continuous latents with its gradient, discrete latents summed out."""
+    from phlogiston.kernels.starts import starting_points
+
+    unit = task.sampler.unit(target.dim, task.dtype)
+    density = target.chains(unit, task.chains, task.calls)
+    return density, lambda: starting_points(target, density, unit, task.start, task.seed, task.chains)
 
 
 @dataclass(frozen=True)
@@ -77,6 +102,7 @@ class Task:
     num_samples: int
     calls: int
     state: State | None = None
+    setup: Setup = on_the_continuum
 
     @property
     def label(self) -> str:
@@ -96,17 +122,13 @@ class Result:
 
 def run_block(task: Task, report: Report) -> Result:
     """Prepare, warm up and sample one block."""
-    from phlogiston.kernels.starts import starting_points
-
     began = time.perf_counter()
     target: Target = task.model.target(task.engine, task.dtype)
-    unit = task.sampler.unit(target.dim, task.dtype)
-    density = target.chains(unit, task.chains, task.calls)
+    density, starting_points = task.setup(task, target)
     state = task.state
     prepared = time.perf_counter()
     if state is None:
-        starts = starting_points(target, density, unit, task.start, task.seed, task.chains)
-        state = task.sampler.begin(density, starts, list(task.seeds))
+        state = task.sampler.begin(density, starting_points(), list(task.seeds))
         task.sampler.warm_up(density, state, report)
     warm = time.perf_counter()
     drawn = task.sampler.sample(density, state, task.num_samples, report)

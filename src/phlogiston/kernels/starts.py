@@ -41,7 +41,7 @@ def starting_points(
     Raises:
         ModelError: no point with a finite density and gradient was found; names the site and its value.
     """
-    propose = _given(target, start, chains) if isinstance(start, Mapping) else _named(target, start)
+    propose = given(target, start, chains) if isinstance(start, Mapping) else named(target, start)
     found = torch.empty(0, target.dim, dtype=target.dtype)
     last = found
     for attempt in spawn(seed, 1 if isinstance(start, Mapping) else _TRIES):
@@ -55,7 +55,8 @@ def starting_points(
     raise ModelError(target.explain_no_start(last[0]))
 
 
-def _named(target: Target, start: Start) -> Propose:
+def named(target: Target, start: Start) -> Propose:
+    """Points by a name."""
     if start == "uniform":
         return lambda seed, n: torch.from_numpy(generator(seed).uniform(-_RADIUS, _RADIUS, (n, target.dim)))
     if start == "prior":
@@ -77,7 +78,8 @@ def _prior(target: Target, seed: np.random.SeedSequence, n: int) -> torch.Tensor
     return target.unconstrain({name: torch.cat([chunk[name] for chunk in chunks]) for name in names})
 
 
-def _given(target: Target, values: Mapping[str, Any], chains: int) -> Propose:
+def given(target: Target, values: Mapping[str, Any], chains: int) -> Propose:
+    """The points that were given; refuses names and shapes that do not fit."""
     sites = {site.name: site for site in target.structure.continuous}
     for name in values:
         if name not in sites:
