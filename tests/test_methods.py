@@ -22,7 +22,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "hmc": [{"num_samples": 100, "num_warmup": 150, "num_chains": 32, "engine": "graph"}],
     "nuts": [{"num_samples": 150, "num_warmup": 150, "num_chains": 4, "engine": "graph"}],
     "mh": [{"num_samples": 300, "num_warmup": 300, "num_chains": 16, "num_steps": 4}],
-    "gibbs": [{"num_samples": 400, "num_warmup": 100, "num_chains": 8}],
+    "gibbs": [{"num_samples": 600, "num_warmup": 100, "num_chains": 8}],
 }
 # Fifty flowers of three species drawn blindly: 3^50 assignments, which chance does not find. The methods must say so.
 HOPELESS = {("rejection", "iris"), ("importance", "iris")}

@@ -17,6 +17,7 @@ from phlogiston.engine.batched import TIERS, Tier
 from phlogiston.engine.isolate import generator, spawn
 from phlogiston.errors import SettingError
 from phlogiston.estimate import Estimate
+from phlogiston.kernels.checked import checked
 from phlogiston.kernels.proposals import Proposal, from_posterior, from_prior, from_program
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
@@ -125,7 +126,7 @@ class Importance:
 
     def _chunks(self, proposal: Proposal, seed: np.random.SeedSequence, progress: bool, label: str) -> Iterator[Values]:
         with tqdm(total=self.num_particles, desc=label, unit="particle", disable=None if progress else True) as bar:
-            for chunk in proposal.draw(self.num_particles, seed):
+            for chunk in checked(proposal.target, proposal.draw(self.num_particles, seed)):
                 bar.update(chunk["log_weight"].shape[0])
                 yield chunk
 

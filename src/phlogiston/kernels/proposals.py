@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from phlogiston.engine import Target
 from phlogiston.engine.batched import Tier
 from phlogiston.engine.isolate import generator, spawn
 from phlogiston.errors import ModelError, UnsupportedModel, did_you_mean, problem
-from phlogiston.kernels.checked import checked
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
@@ -27,18 +27,18 @@ class Proposal:
     Args:
         draw: number of particles and seed -> chunks of values with ``log_weight``, log p(x, z) - log q(z).
         engine: the tier that evaluated the last chunk.
+        target: the densities of the model that weighs them.
     """
 
     draw: Callable[[int, np.random.SeedSequence], Iterator[Values]]
     engine: Callable[[], str]
+    target: Target
 
 
 def from_prior(model: Model, tier: Tier) -> Proposal:
     """Ancestral draws; the weight is the likelihood."""
     target = model.target(tier)
-    return Proposal(
-        lambda count, seed: checked(target, target.propose(count, seed)), lambda: target.engine_of("propose")
-    )
+    return Proposal(target.propose, lambda: target.engine_of("propose"), target)
 
 
 def from_program(model: Model, guide: Model, tier: Tier) -> Proposal:
@@ -72,8 +72,9 @@ def from_program(model: Model, guide: Model, tier: Tier) -> Proposal:
             yield full
 
     return Proposal(
-        lambda count, seed: checked(target, draw(count, seed)),
+        draw,
         lambda: target.engine_of(f"complete:{','.join(sorted(names))}"),
+        target,
     )
 
 
@@ -124,7 +125,7 @@ def from_posterior(model: Model, posterior: Posterior, degrees: float | None, ti
                 values = target.recover_discretes({s.name: values[s.name] for s in structure.continuous}, discrete)
             yield {**values, "log_weight": log_weight}
 
-    return Proposal(lambda count, seed: checked(target, draw(count, seed)), lambda: target.engine_of("density"))
+    return Proposal(draw, lambda: target.engine_of("density"), target)
 
 
 def _draw_density(
