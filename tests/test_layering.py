@@ -44,7 +44,6 @@ RESERVED = {
     "arviz_plots": {"arviz_edge"},
     "pyro.poutine": {"engine"},
     "pyro.infer": {"engine"},
-    "pyro.infer.mcmc": {"engine", "kernels"},
     "functorch": {"engine"},
     "torch.func": {"engine"},
     "torch._functorch": {"engine"},
