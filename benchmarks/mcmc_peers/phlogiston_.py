@@ -1,0 +1,77 @@
+"""This library: the programs of ``models/posteriordb/``, each with its best documented setting or with the defaults."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+
+import phlogiston as ph
+from mcmc_peers.run import Run, Sampler
+from mcmc_peers.targets import TARGETS, Data
+
+DEFAULT: tuple[str, dict[str, Any]] = ("nuts", {})  # 4 chains of 1,000 + 1,000
+# The best documented setting of each target, a method's name with its settings; the default but for these.
+BEST: dict[str, tuple[str, dict[str, Any]]] = {}
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+_BOOLEAN, _STEPS = "diverging", "n_steps"
+
+
+def prepare(target: str, setting: str, data: Data) -> Sampler:
+    """One model object: later runs reuse what the first traced and compiled."""
+    method, settings = BEST.get(target, DEFAULT) if setting == "best" else DEFAULT
+    model = _model(target, data)
+
+    def sample(seed: int) -> Run:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the table judges the draws
+            posterior = ph.infer(model, method, seed=seed, progress=False, **settings)
+        stats = {name: posterior.stats[name] for name in (_BOOLEAN, _STEPS) if name in posterior.stats}
+        return Run(
+            draws={site: np.asarray(posterior.draws[site]) for site in TARGETS[target].parameters},
+            divergences=int(stats[_BOOLEAN].sum()) if _BOOLEAN in stats else None,
+            gradients=int(stats[_STEPS].sum()) if _STEPS in stats else None,
+            seconds=posterior.seconds,
+            note=", ".join([method, *(f"{name}={value!r}" for name, value in settings.items()), posterior.engine]),
+        )
+
+    return sample
+
+
+def _model(target: str, data: Data) -> ph.Model:
+    """The target as this library's users write it."""
+    if target == "logistic":
+        return ph.Model(_logistic, torch.as_tensor(data["X"])).observe(y=torch.as_tensor(data["y"]))
+    if target == "funnel":
+        found: ph.Model = _load(MODELS / "funnel.py").centred_model
+        return found
+    made: ph.Model = _load(MODELS / "posteriordb" / f"{target}.py").model()
+    return made
+
+
+def _load(path: Path) -> Any:
+    """A file as a module; its folder is searched for what it imports."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no program yet: {path.relative_to(MODELS.parent)}")
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # so that worker processes can pickle its functions
+    spec.loader.exec_module(module)
+    return module
+
+
+def _logistic(X: torch.Tensor) -> None:
+    beta = pyro.sample("beta", dist.Normal(0.0, 1.0).expand([X.shape[1]]).to_event(1))
+    with pyro.plate("observation", len(X)):
+        pyro.sample("y", dist.Bernoulli(logits=X @ beta))
