@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ DEFAULT: tuple[str, dict[str, Any]] = ("nuts", {})  # 4 chains of 1,000 + 1,000
 # The best documented setting of each target, a method's name with its settings; the default but for these.
 BEST: dict[str, tuple[str, dict[str, Any]]] = {}
 
-MODELS = Path(__file__).resolve().parents[2] / "models"
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = {
+    "sblrc_blr": "blr",
+    "kidiq_kidscore_momiq": "kidscore_momiq",
+    "arK": "ark",
+}  # the others have their own name
 _BOOLEAN, _STEPS = "diverging", "n_steps"
 
 
@@ -36,7 +42,7 @@ def prepare(target: str, setting: str, data: Data) -> Sampler:
             posterior = ph.infer(model, method, seed=seed, progress=False, **settings)
         stats = {name: posterior.stats[name] for name in (_BOOLEAN, _STEPS) if name in posterior.stats}
         return Run(
-            draws={site: np.asarray(posterior.draws[site]) for site in TARGETS[target].parameters},
+            draws={name: np.asarray(_parameter(posterior.draws, name)) for name in TARGETS[target].parameters},
             divergences=int(stats[_BOOLEAN].sum()) if _BOOLEAN in stats else None,
             gradients=int(stats[_STEPS].sum()) if _STEPS in stats else None,
             seconds=posterior.seconds,
@@ -50,25 +56,17 @@ def _model(target: str, data: Data) -> ph.Model:
     """The target as this library's users write it."""
     if target == "logistic":
         return ph.Model(_logistic, torch.as_tensor(data["X"])).observe(y=torch.as_tensor(data["y"]))
+    sys.path.insert(0, str(ROOT))
     if target == "funnel":
-        found: ph.Model = _load(MODELS / "funnel.py").centred_model
+        found: ph.Model = importlib.import_module("models.funnel").centred_model
         return found
-    made: ph.Model = _load(MODELS / "posteriordb" / f"{target}.py").model()
+    made: ph.Model = importlib.import_module(f"models.posteriordb.{PROGRAMS.get(target, target)}").model()
     return made
 
 
-def _load(path: Path) -> Any:
-    """A file as a module; its folder is searched for what it imports."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no program yet: {path.relative_to(MODELS.parent)}")
-    sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # so that worker processes can pickle its functions
-    spec.loader.exec_module(module)
-    return module
+def _parameter(draws: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    """A parameter as posteriordb names it: the rows of the HMM's transition matrix are one site here."""
+    return draws[name] if name in draws else draws["theta"][..., int(name[-1]) - 1, :]
 
 
 def _logistic(X: torch.Tensor) -> None:
