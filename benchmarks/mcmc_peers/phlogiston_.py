@@ -27,7 +27,7 @@ PROGRAMS = {
     "sblrc_blr": "blr",
     "kidiq_kidscore_momiq": "kidscore_momiq",
     "arK": "ark",
-}  # the others have their own name
+}
 _BOOLEAN, _STEPS = "diverging", "n_steps"
 
 
