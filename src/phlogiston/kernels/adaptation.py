@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,24 @@ from phlogiston.engine.chains import Scale, Scaling
 
 Array = NDArray[Any]
 Density = Callable[[Array], tuple[Array, Array]]  # positions [D, C] -> log density [C], gradient [D, C]
+_SETTLING = 3  # updates of the step size that its average forgets
 _RANK = 16  # directions that a low-rank scale corrects at most
 _NOTABLE = 2.0  # a direction is corrected if its variance is this many times too large, or too small
 
 
 @dataclass
 class StepSearch:
-    r"""Step size from acceptance rates by stochastic approximation (Robbins and Monro, 1951).
+    r"""Step size from acceptance rates by damped Newton steps.
 
-    :math:`\log \epsilon_{t+1} = \log \epsilon_t + 2 t^{-1/2} (a_t - a^*)`: near the usual targets the acceptance
-    rate falls by about a half as the log of the step rises by one, so the first updates are Newton steps. The rates
-    of many chains average to little noise, under which dual averaging with Stan's constants swings for long.
+    Energy errors that are normal, with a spread that grows as :math:`\epsilon^2`, are accepted at the rate
+    :math:`a = 2 \Phi(-c \epsilon^2)`; the step that would be accepted at the rate wanted is then
+    :math:`\epsilon \sqrt{q(a^*) / q(a)}` with :math:`q(a) = \Phi^{-1}(1 - a / 2)`. Update t takes the share
+    :math:`t^{-1/2}` of that way. The rates of many chains average to little noise, under which dual averaging with
+    Stan's constants swings for long.
+
+    References:
+        Beskos, Pillai, Roberts, Sanz-Serna and Stuart (2013), Optimal tuning of the hybrid Monte Carlo algorithm,
+        https://arxiv.org/abs/1001.4460 (the acceptance rate); Polyak and Juditsky (1992) (averaging)
     """
 
     start: float
@@ -41,14 +49,20 @@ class StepSearch:
 
     @property
     def average(self) -> float:
-        """To keep when adaptation ends: later steps weigh more (Polyak and Juditsky, 1992)."""
+        """To keep when adaptation ends: the first steps are forgotten."""
         return self.start * math.exp(self.log_average)
 
     def update(self, acceptance: float) -> None:
         """Learn from the mean acceptance rate of the transitions since the last update."""
         self.count += 1
-        self.log_step += 2.0 * self.count**-0.5 * (acceptance - self.target)
-        self.log_average += self.count**-0.75 * (self.log_step - self.log_average)
+        ratio = _spread(self.target) / _spread(min(max(acceptance, 0.02), 0.98))
+        self.log_step += self.count**-0.5 * 0.5 * math.log(ratio)
+        weight = max(self.count - _SETTLING, 1) ** -0.75
+        self.log_average += weight * (self.log_step - self.log_average)
+
+
+def _spread(acceptance: float) -> float:
+    return NormalDist().inv_cdf(1.0 - 0.5 * acceptance)
 
 
 def reasonable_step(
