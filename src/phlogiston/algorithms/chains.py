@@ -160,6 +160,9 @@ def _figures(stats: Mapping[str, torch.Tensor], results: list[Result]) -> dict[s
     figures = {"acceptance_rate": float(stats["acceptance_rate"].mean())}
     if "n_steps" in stats:
         figures["gradients"] = float(stats["n_steps"].sum())
+    relocated = sum(int(result.state.get("relocated", np.asarray(0))) for result in results)
+    if relocated:
+        figures["relocated_chains"] = float(relocated)
     for key in results[0].seconds:
         figures[key] = sum(result.seconds[key] for result in results)
     return figures

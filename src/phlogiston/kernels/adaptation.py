@@ -93,6 +93,9 @@ def reasonable_step(
     return step
 
 
+CROWD = 16  # chains that know enough of the scale after a few transitions
+
+
 @dataclass(frozen=True)
 class Window:
     """A stretch of warm-up: transitions a chain, whether the scale is learnt at its end, and its largest trees."""
@@ -102,26 +105,23 @@ class Window:
     max_depth: int = 64
 
 
-_CROWD = 16  # chains that know enough of the scale after a few transitions
-
-
 def windows(num_warmup: int, num_chains: int) -> list[Window]:
-    """Short windows first, each twice as long as the one before, after Stan; a crowd of chains begins with very short.
+    """Windows each twice as long as the one before, after Stan; the last one tunes the step size for the final scale.
 
-    A first stretch finds the typical set, the last one tunes the step size for the final scale. Until the scale is
-    known to some degree, long trajectories are a waste: trees start small.
+    A first stretch finds the typical set; a crowd of chains has found it already (``CROWD``), and learns a scale from
+    few transitions.
 
     Example:
         >>> [w.transitions for w in windows(1000, 1)]
         [75, 25, 50, 100, 200, 500, 50]
-        >>> [w.transitions for w in windows(150, 64)]
-        [4, 4, 8, 16, 32, 76, 10]
+        >>> [w.transitions for w in windows(120, 64)]
+        [16, 32, 62, 10]
     """
     if num_warmup < 30:
         return [Window(num_warmup, False)] if num_warmup else []
     last = max(10, round(0.05 * num_warmup))
-    if num_chains >= _CROWD:
-        first, size = [Window(4, True, 5), Window(4, True, 6)], 8
+    if num_chains >= CROWD:
+        first, size = [], 16
     else:
         first = [Window(max(5, round(0.075 * num_warmup)), num_chains > 1, 8)]
         size = max(5, round(0.025 * num_warmup))

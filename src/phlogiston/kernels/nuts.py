@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from phlogiston.engine.chains import ChainDensity, Scale, Scaling, scaled, unscaled, unscaled_back
 from phlogiston.kernels.adaptation import (
+    CROWD,
     StepSearch,
     Window,
     learnt_scale,
@@ -22,9 +24,10 @@ from phlogiston.kernels.adaptation import (
 )
 from phlogiston.kernels.blocks import Drawn, Report, State
 from phlogiston.kernels.streams import Words, fill_normals, streams
-from phlogiston.kernels.trees import CAUTION, COUNT, FILLED, STATS, Trees, Z, advance, new_trees, place
+from phlogiston.kernels.trees import CAUTION, COUNT, FILLED, LP, STATS, Trees, Z, advance, new_trees, place
 
 Array = NDArray[Any]
+_APPROACH = 0.5  # of warm-up at most, to find the typical set
 _INTEGER, _BOOLEAN = ("n_steps", "tree_depth"), ("diverging", "reached_max_treedepth")
 
 
@@ -51,15 +54,38 @@ class NutsBlock:
         trees = new_trees(words, x.shape[0], self.max_tree_depth, x.dtype)
         trees.front[:] = x
         unit = self.unit(x.shape[0], torch.from_numpy(x).dtype)
-        return {**trees._asdict(), **named_scale(unit), "step_size": np.asarray(self.step_size)}
+        return {
+            **trees._asdict(),
+            **named_scale(unit),
+            "step_size": np.asarray(self.step_size),
+            "relocated": np.asarray(0),
+        }
 
     def warm_up(self, density: ChainDensity, state: State, report: Report) -> None:
         """Bring the chains to the typical set and learn step size and scale from all of them; in place."""
         run = _Run(density, state)
         run.restart(search=self.num_warmup > 0)
-        for window in windows(self.num_warmup, run.chains):
+        approached = self._approach(run, report) if run.chains >= CROWD else 0
+        for window in windows(self.num_warmup - approached, run.chains):
             self._warm_up_window(run, window, report)
             run.restart(search=window.learns)
+
+    def _approach(self, run: _Run, report: Report) -> int:
+        """Very short windows, each with a new scale and larger trees, until the density no longer rises.
+
+        Returns the transitions that this took.
+        """
+        taken, before, depth = 0, -math.inf, 5
+        while taken < _APPROACH * self.num_warmup - 8:
+            window = Window(8 if taken else 4, True, depth)
+            self._warm_up_window(run, window, report)
+            run.restart(search=True)
+            taken, depth = taken + window.transitions, depth + 1
+            now = float(np.median(run.trees.reals[:, LP]))
+            if taken > 4 and now - before < 1.0 + math.sqrt(0.5 * run.trees.front.shape[0]):
+                break
+            before = now
+        return taken
 
     def _warm_up_window(self, run: _Run, window: Window, report: Report) -> None:
         rows, trees, depth = 2 * window.transitions, run.trees, min(window.max_depth, self.max_tree_depth)
@@ -76,9 +102,12 @@ class NutsBlock:
                 report(min(ended, wanted - done), search.step_size, diverged)
                 done, ended, heard, accepted, diverged = done + ended, 0, 0, 0.0, 0
         run.step_size = search.average
+        if window.learns:
+            run.relocate()
         at = scaled(torch.from_numpy(trees.vectors[:, Z].T), run.scale)
         if window.learns:
-            filled = np.arange(rows) < trees.ints[:, FILLED, None]
+            count = trees.ints[:, FILLED, None]
+            filled = (np.arange(rows) < count) & (np.arange(rows) >= count // 3)  # not the way to where they are
             seen = scaled(torch.from_numpy(draws[filled].T), run.scale).mT.numpy()
             slopes = unscaled_back(torch.from_numpy(grads[filled].T), run.scale).mT.numpy()
             run.scale = learnt_scale(self.mass_matrix, seen, slopes, run.scale)
@@ -155,6 +184,20 @@ class _Run:
     def _at(self, x: Array) -> tuple[Array, Array]:
         value, grad = self._density.evaluate(torch.from_numpy(np.ascontiguousarray(x)), *self._scale)
         return value.numpy(), grad.numpy()
+
+    def relocate(self) -> None:
+        """Put chains that are lost on others.
+
+        A chain is lost where it has to go in smaller steps than the others at a density far below theirs: in a region
+        both narrower and lower, which holds next to nothing of the posterior.
+        """
+        lp, dim = self.trees.reals[:, LP], self.trees.front.shape[0]
+        low = lp < np.median(lp) - (20.0 + dim)
+        lost = np.flatnonzero(low & (self.trees.reals[:, CAUTION] < 1.0))
+        sound = np.flatnonzero(~low)
+        if lost.size and sound.size >= CROWD // 2:
+            self.trees.vectors[lost, Z] = self.trees.vectors[sound[np.arange(lost.size) % sound.size], Z]
+            self._state["relocated"] = self._state["relocated"] + lost.size
 
     def restart(self, *, search: bool) -> None:
         """Begin new transitions from the points at ``front``; where wanted look for a step size first."""
