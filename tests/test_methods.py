@@ -20,7 +20,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "rejection": [{"num_samples": 1000}],
     "importance": [{"num_particles": 40_000}],
     "hmc": [{"num_samples": 100, "num_warmup": 150, "num_chains": 32, "engine": "graph"}],
-    "nuts": [{"num_samples": 150, "num_warmup": 150, "num_chains": 4, "engine": "graph"}],
+    "nuts": [{"num_samples": 250, "num_warmup": 150, "num_chains": 8, "engine": "graph"}],
     "mh": [{"num_samples": 300, "num_warmup": 300, "num_chains": 16, "num_steps": 4}],
     "gibbs": [{"num_samples": 600, "num_warmup": 100, "num_chains": 8}],
 }
@@ -254,7 +254,7 @@ def test_more_particles_than_are_kept_are_resampled_from_the_same_run(load_model
 
 def test_the_centred_hierarchy_is_flagged_and_the_non_centred_one_is_better(load_model: Any) -> None:
     module = load_model("eight_schools")
-    settings = ph.NUTS(num_samples=100, num_warmup=100, num_chains=2, max_tree_depth=6)
+    settings = ph.NUTS(num_samples=200, num_warmup=200, num_chains=16)
     with pytest.warns(ph.ConvergenceWarning, match="diverged; write the hierarchy non-centred"):
         centred = ph.infer(module.centred_model, settings, seed=0, progress=False)
     with warnings.catch_warnings():

@@ -16,7 +16,7 @@ from phlogiston.engine.chains import Scale, Scaling
 
 Array = NDArray[Any]
 Density = Callable[[Array], tuple[Array, Array]]  # positions [D, C] -> log density [C], gradient [D, C]
-_SETTLING = 3  # updates of the step size that its average forgets
+_NEWTON, _SETTLING = 6, 3  # updates of the step size by whole steps; of these the average forgets so many
 _RANK = 16  # directions that a low-rank scale corrects at most
 _NOTABLE = 2.0  # a direction is corrected if its variance is this many times too large, or too small
 
@@ -27,8 +27,9 @@ class StepSearch:
 
     Energy errors that are normal, with a spread that grows as :math:`\epsilon^2`, are accepted at the rate
     :math:`a = 2 \Phi(-c \epsilon^2)`; the step that would be accepted at the rate wanted is then
-    :math:`\epsilon \sqrt{q(a^*) / q(a)}` with :math:`q(a) = \Phi^{-1}(1 - a / 2)`. Update t takes the share
-    :math:`t^{-1/2}` of that way. The rates of many chains average to little noise, under which dual averaging with
+    :math:`\epsilon \sqrt{q(a^*) / q(a)}` with :math:`q(a) = \Phi^{-1}(1 - a / 2)`. The first updates go there; later
+    ones take the share :math:`t^{-1/2}` of its linear form, whose fixed point is the mean rate wanted, however noisy
+    the rates of few chains are. The rates of many chains average to little noise, under which dual averaging with
     Stan's constants swings for long.
 
     References:
@@ -55,8 +56,13 @@ class StepSearch:
     def update(self, acceptance: float) -> None:
         """Learn from the mean acceptance rate of the transitions since the last update."""
         self.count += 1
-        ratio = _spread(self.target) / _spread(min(max(acceptance, 0.02), 0.98))
-        self.log_step += self.count**-0.5 * 0.5 * math.log(ratio)
+        wanted = _spread(self.target)
+        if self.count <= _NEWTON:
+            way = 0.5 * math.log(wanted / _spread(min(max(acceptance, 0.02), 0.98)))
+        else:
+            slope = 4.0 * wanted * NormalDist().pdf(wanted)
+            way = min(max((acceptance - self.target) / slope, -1.0), 1.0)
+        self.log_step += self.count**-0.5 * way
         weight = max(self.count - _SETTLING, 1) ** -0.75
         self.log_average += weight * (self.log_step - self.log_average)
 
@@ -115,7 +121,7 @@ def windows(num_warmup: int, num_chains: int) -> list[Window]:
         >>> [w.transitions for w in windows(1000, 1)]
         [75, 25, 50, 100, 200, 500, 50]
         >>> [w.transitions for w in windows(120, 64)]
-        [16, 32, 62, 10]
+        [16, 94, 10]
     """
     if num_warmup < 30:
         return [Window(num_warmup, False)] if num_warmup else []
