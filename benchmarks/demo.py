@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
@@ -19,9 +20,12 @@ import phlogiston as ph
 from phlogiston import registry
 from phlogiston.tables import align
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "importance": {"num_particles": 200_000},
-    "nuts": {"num_samples": 1000, "num_warmup": 500, "target_accept_prob": 0.95},
+    "hmc": {"num_samples": 400, "num_warmup": 300, "target_accept_prob": 0.9},
+    "nuts": {"num_samples": 1000, "num_warmup": 500, "target_accept_prob": 0.9},
+    "mh": {"num_chains": 32, "num_steps": 25},
+    "gibbs": {"num_chains": 16, "num_steps": 4},
 }
 
 
