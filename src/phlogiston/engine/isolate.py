@@ -79,6 +79,17 @@ def seed_sequence(seed: int | np.random.SeedSequence | None) -> np.random.SeedSe
     return np.random.SeedSequence(None if given is None else int(given))
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch's operations run on the calling thread alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def spawn(seed: int | np.random.SeedSequence | None, count: int) -> list[np.random.SeedSequence]:
     """``count`` independent seeds from one (NumPy's ``SeedSequence.spawn``, without its hidden counter)."""
     root = seed_sequence(seed)
