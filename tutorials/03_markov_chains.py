@@ -10,6 +10,7 @@
 # Data: Rubin's eight schools; targets with known moments elsewhere. `SMOKE=1` makes everything small.
 
 # %%
+import inspect
 import math
 import os
 import sys
@@ -381,3 +382,414 @@ assert all(size & (size - 1) == 0 for size in sizes)  # powers of two
 moments, se = second_moments(nuts_path)
 agree(moments, [1.0, 1.0, RHO], se)
 print({size: sizes.count(size) for size in sorted(set(sizes))})
+
+# %% [markdown]
+# The four side by side, from one starting point, for the same price: 120 evaluations of the density, of a conditional,
+# or of a gradient.
+
+# %%
+BUDGET = 120
+start = np.array([-1.9, -1.6])
+
+
+def contours(axes):
+    """The 50 % and 95 % regions of the target."""
+    grid = np.linspace(-3.2, 3.2, 121)
+    density = log_pi(np.stack(np.meshgrid(grid, grid), -1))
+    axes.contourf(grid, grid, density, levels=[math.log(0.05), math.log(0.5), 0.1], colors=["#e8edf3", "#cfd9e6"])
+    axes.set(aspect="equal", xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), xticks=[-2, 0, 2], yticks=[-2, 0, 2])
+
+
+rng = np.random.default_rng(5)
+figure, panels = plt.subplots(1, 4, figsize=(13, 3.7), sharey=True)
+walk, accepted = metropolis(log_pi, start[None], 0.75, BUDGET, rng)
+corner = gibbs(start[None], BUDGET // 2, rng)
+rolled, _, rolls = hmc(start[None], 0.45, 6, BUDGET // 6, rng)
+z, tree_points, trees = start, [], []
+while sum(len(tree) - 1 for tree in trees) < BUDGET:
+    z, trajectory = nuts_step(z, 0.35, rng)
+    tree_points.append(z)
+    trees.append(trajectory)
+paths = (
+    (walk[:, 0], ORANGE, f"Metropolis: {accepted.sum()} of {BUDGET} moved"),
+    (corner[:, 0], GREEN, f"Gibbs: {BUDGET // 2} sweeps"),
+    (rolled[:, 0], BLUE, f"HMC: {BUDGET // 6} trajectories of 6"),
+    (np.array(tree_points), RED, f"NUTS: {len(trees)} trajectories"),
+)
+for axes, (path, colour, title) in zip(panels, paths, strict=True):
+    contours(axes)
+    axes.set(title=title, xlabel="$z_1$")
+    curves = {BLUE: [roll[:, 0] for roll in rolls], RED: trees}.get(colour, [np.vstack([start, path])])
+    for curve in curves:
+        axes.plot(*curve.T, color=colour, lw=0.9, alpha=0.55)
+    axes.plot(*path.T, "o", color=colour, ms=4)
+    axes.plot(*start, "D", color="black", ms=6)
+panels[0].set_ylabel("$z_2$")
+panels[0].text(-1.75, -2.3, "start", fontsize=9)
+keep(figure, "four_samplers")
+
+# %%
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8))
+for eps, colour in ((0.1, GREEN), (0.2, BLUE), (0.4, ORANGE)):
+    trajectory = leapfrog(grad_u, z0, p0, eps, round(16.0 / eps))
+    error = energy(*trajectory) - energy(z0, p0)
+    left.plot(eps * np.arange(len(error)), error, color=colour, lw=1.3, label=rf"$\epsilon={eps}$")
+left.set(xlabel="time", ylabel=r"$H_t-H_0$", title="The energy error does not build up")
+left.legend(fontsize=8, ncols=3, loc="lower center")
+left.set_ylim(-0.45, None)
+middle.plot(eps_grid, errors, "o", color=BLUE, label="largest error on a trajectory")
+middle.plot(eps_grid, errors[-1] * (eps_grid / eps_grid[-1]) ** 2, color=GREY, label=r"$\propto\epsilon^2$")
+middle.set(
+    xscale="log",
+    yscale="log",
+    xlabel=r"$\epsilon$",
+    ylabel=r"$\max|H_t-H_0|$",
+    title="Half the step, a quarter of the error",
+)
+middle.set_xticks(eps_grid[::2], [f"{eps:g}" for eps in eps_grid[::2]])
+middle.minorticks_off()
+middle.legend(fontsize=8)
+zs, ps = leapfrog(grad_u, z0, np.array([0.9, 1.3]), 0.05, 160)
+away = ((zs - zs[0]) * ps).sum(1)
+turn = int(np.argmax(away[1:] < 0.0)) + 1
+contours(right)
+right.plot(*zs[: turn + 1].T, color=BLUE, label="moves away")
+right.plot(*zs[turn:].T, ":", color=RED, label="comes back")
+right.plot(*zs[0], "D", color="black", ms=6)
+right.plot([zs[0, 0], zs[turn, 0]], [zs[0, 1], zs[turn, 1]], "--", color=GREY, lw=1.2)
+right.annotate("", zs[turn] + 0.9 * ps[turn], zs[turn], arrowprops={"arrowstyle": "->", "color": RED, "lw": 1.8})
+right.text(*(zs[turn] + [-1.9, 0.55]), "momentum: no longer\nalong the dashed line", fontsize=8, color=RED)
+right.set(xlabel="$z_1$", ylabel="$z_2$", title="A U-turn")
+right.legend(fontsize=8, loc="lower right")
+keep(figure, "leapfrog")
+
+# %% [markdown]
+# ## 2. The same by the library, and what draws are worth
+#
+# **ESS.** Draws $x_1,\dots,x_N$ of a chain in equilibrium have covariances $\sigma^2\rho_{|s-t|}$, so
+#
+# $$\mathrm{Var}[\bar x]=\frac1{N^2}\sum_{s,t}\sigma^2\rho_{|s-t|}
+#   =\frac{\sigma^2}N\Big[1+2\sum_{k=1}^{N-1}\Big(1-\frac kN\Big)\rho_k\Big]\approx\frac{\sigma^2}{\mathrm{ESS}},\qquad
+#   \mathrm{ESS}=\frac N{1+2\sum_{k\ge1}\rho_k}.$$
+#
+# The **MCSE** of a mean is $\hat\sigma/\sqrt{\mathrm{ESS}}$. For an autoregression
+# $x_t=\phi x_{t-1}+\sqrt{1-\phi^2}\,e_t$ we have $\rho_k=\phi^k$, a geometric sum: $\mathrm{ESS}/N=(1-\phi)/(1+\phi)$.
+# With $\phi<0$ a chain is worth more than independent draws.
+#
+# To estimate: autocorrelations from all chains, each split in two, summed in pairs while pairs stay positive
+# ([Geyer 1992](https://doi.org/10.1214/ss/1177011137); [Vehtari et al. 2021](https://arxiv.org/abs/1903.08008)).
+#
+# **R-hat.** Of half chains of length $n$, let $W$ be the mean variance within, $B/n$ the variance of their means. Where
+# chains are still apart, the pooled variance is the larger:
+#
+# $$\hat R=\sqrt{\frac{\frac{n-1}nW+\frac Bn}{W}}\longrightarrow1 .$$
+#
+# In equilibrium $B/n=\sigma^2/m$ for half chains worth $m$ draws each, so $\hat R\approx\sqrt{1+1/m}$: 1.01 asks for
+# $m\ge50$, however many chains there are. The library takes it of the *normal scores of ranks* (heavy tails are no excuse), and of distances from the median
+# (chains that differ in scale), and reports the larger; it warns above 1.01.
+
+
+# %%
+def halves(x):
+    """[chain, draw] -> [2 * chain, draw / 2]."""
+    n = x.shape[1] // 2
+    return np.concatenate([x[:, :n], x[:, -n:]])
+
+
+def ess(x):
+    """Effective sample size of the mean of [chain, draw]."""
+    x = halves(x)
+    n = x.shape[1]
+    spectrum = np.abs(np.fft.rfft(x - x.mean(1, keepdims=True), 2 * n)) ** 2
+    covariance = np.fft.irfft(spectrum)[:, :n].mean(0) / n
+    within = covariance[0] * n / (n - 1)
+    rho = 1.0 - (within - covariance) / (covariance[0] + x.mean(1).var(ddof=1))
+    rho[0] = 1.0
+    pairs = rho[: n // 2 * 2].reshape(-1, 2).sum(1)
+    pairs = np.minimum.accumulate(pairs[: np.argmax(np.append(pairs, -1.0) < 0.0)])
+    return x.size / (2.0 * pairs.sum() - 1.0)
+
+
+def rhat(x):
+    """Rank-normalised split R-hat of [chain, draw]."""
+    found = []
+    for values in (halves(x), np.abs(halves(x) - np.median(halves(x)))):
+        scores = norm.ppf((rankdata(values).reshape(values.shape) - 0.375) / (values.size + 0.25))
+        n, within = scores.shape[1], scores.var(1, ddof=1).mean()
+        found.append(math.sqrt((n - 1) / n + scores.mean(1).var(ddof=1) / within))
+    return max(found)
+
+
+for phi in (0.9, 0.5, -0.5):
+    M, N = (200, 400) if SMOKE else (400, 2000)
+    x = np.empty((M, N))
+    x[:, 0] = rng.standard_normal(M)
+    for t in range(1, N):
+        x[:, t] = phi * x[:, t - 1] + math.sqrt(1.0 - phi**2) * rng.standard_normal(M)
+    k = np.arange(1, N)
+    exact = 1.0 + 2.0 * ((1.0 - k / N) * phi**k).sum()  # N Var[mean] / sigma^2
+    assert abs(exact / ((1.0 + phi) / (1.0 - phi)) - 1.0) < 0.05  # the limit of large N
+    agree(N * x.mean(1).var(ddof=1), exact, exact * math.sqrt(2.0 / (M - 1)))  # the spread of actual means
+    assert abs(ess(x) / x.size / ((1.0 - phi) / (1.0 + phi)) - 1.0) < (
+        0.3 if SMOKE else 0.1
+    )  # the estimate, from autocorrelations
+    assert abs(rhat(x) - math.sqrt(1.0 + 2.0 * M / ess(x))) < (0.015 if SMOKE else 0.003)
+assert rhat(x[:4] + np.array([[0.0], [0.0], [0.0], [0.5]])) > 1.01  # one chain elsewhere
+assert rhat(x[:4] * np.array([[1.0], [1.0], [1.0], [2.0]])) > 1.01  # one chain wider
+
+
+# %% [markdown]
+# One program, four names:
+
+
+# %%
+def ridge():
+    """The same target as a program."""
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    pyro.sample("b", dist.Normal(RHO * a, math.sqrt(1.0 - RHO**2)))
+
+
+small = {"num_chains": 4, "num_warmup": 100, "num_samples": 150}
+size = small if SMOKE else {"num_chains": 16, "num_warmup": 200, "num_samples": 1500}
+posts = {name: ph.infer(ph.Model(ridge), name, **size, seed=1) for name in ("mh", "gibbs", "hmc", "nuts")}
+worth = {}
+for name, post in posts.items():
+    b = post.draws["b"].numpy()
+    moments = post.moments("b")
+    agree(moments.mean, 0.0, moments.mean_se)
+    agree(moments.sd, 1.0, moments.sd_se)
+    both = post.expect(lambda draw: draw["a"] * draw["b"])
+    agree(both.value, RHO, both.se)
+    row = post.summary().loc["b"]
+    assert abs(b.std() / math.sqrt(ess(b)) / moments.mean_se - 1.0) < 0.05  # the library's MCSE is ours
+    assert abs(rhat(b) - row["r_hat"]) < 1e-6  # and so is its R-hat
+    calls = post.figures.get("gradients", b.size * (2 if name == "gibbs" else 1))
+    worth[name] = ess(b) / b.size, ess(b) / calls
+    print(f"{name:6s} R-hat {rhat(b):.4f}, ESS/draw {worth[name][0]:.2f}, ESS/evaluation {worth[name][1]:.2f}")
+b = posts["gibbs"].draws["b"].numpy()
+per_chain = lag(b.T, 1)
+agree(per_chain.mean(), RHO**2, per_chain.std(ddof=1) / math.sqrt(len(per_chain)))
+assert worth["nuts"][0] > worth["mh"][0]
+assert worth["hmc"][0] > worth["mh"][0]
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(1.6, 1))
+colours = {"mh": ORANGE, "gibbs": GREEN, "hmc": BLUE, "nuts": RED}
+for row, (name, post) in enumerate(posts.items()):
+    left.plot(post.draws["b"][0, -150:] - 7 * row, color=colours[name], lw=1.0)
+left.set(xlabel="draw", title="150 draws of $b$ from one chain of each")
+left.set_yticks([-7 * row for row in range(4)], list(posts))
+rows = np.arange(4)
+for shift, column, alpha in ((-0.2, 0, 1.0), (0.2, 1, 0.45)):
+    heights = [worth[name][column] for name in posts]
+    bars = right.bar(rows + shift, heights, 0.38, color=list(colours.values()), alpha=alpha)
+    right.bar_label(bars, fmt="%.2f", fontsize=8)
+right.set_xticks(rows, list(posts))
+right.set(ylabel="ESS", title="Worth of a draw (dark), of an evaluation (light)")
+keep(figure, "worth")
+
+# %% [markdown]
+# In two dimensions all four will do: random walks are still cheap, and `"mh"` has learnt the shape of the ridge. The
+# price is counted in densities for MH, conditionals for Gibbs, gradients for HMC and NUTS. In $d$ dimensions random
+# walks need $O(d)$ evaluations for an independent draw, HMC $O(d^{1/4})$ gradients
+# ([Beskos et al. 2013](https://arxiv.org/abs/1001.4460)): gradients win from a handful of latents on.
+
+# %% [markdown]
+# ## 3. Eight schools: a sampler that fails, and says so
+#
+# Eight coaching courses, an effect $y_j$ each, with a known error $\sigma_j$
+# ([Rubin 1981](https://doi.org/10.3102/10769986006004377)):
+# $\mu\sim\mathcal N(0,5^2)$, $\tau\sim\mathrm{HalfCauchy}(5)$, $\theta_j\sim\mathcal N(\mu,\tau^2)$,
+# $y_j\sim\mathcal N(\theta_j,\sigma_j^2)$. Written down as said, it is the *centred* program. Where $\tau$ is small the
+# $\theta_j$ are squeezed together: given $\tau$ they have a width of about $\tau$, and a leapfrog step is stable only
+# if $\epsilon<2\tau$ (section 1). No one step size suits both ends. A trajectory that becomes unstable shows: $H$
+# explodes, and the draw is marked as **divergent**.
+#
+# The *non-centred* program draws $\tilde\theta_j\sim\mathcal N(0,1)$ and sets $\theta_j=\mu+\tau\tilde\theta_j$: the
+# same model, as $\mu+\tau\mathcal N(0,1)=\mathcal N(\mu,\tau^2)$, in coordinates of equal width at any $\tau$
+# ([Papaspiliopoulos, Roberts and Sköld 2007](https://doi.org/10.1214/088342307000000014)).
+
+
+# %%
+print(inspect.getsource(rubin.centred))
+print(inspect.getsource(rubin.eight_schools))
+
+
+def meant_to_fail(model, method, seed):
+    """Infer without the warnings, which we read off the posterior instead."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ph.ConvergenceWarning)
+        return ph.infer(model, method, seed=seed)
+
+
+size = {"num_chains": 8, "num_warmup": 150, "num_samples": 100}
+size = size if SMOKE else {"num_chains": 16, "num_warmup": 300, "num_samples": 800}
+bad = meant_to_fail(rubin.centred_model, ph.NUTS(**size), seed=0)
+good = ph.infer(rubin.model, ph.NUTS(**size, target_accept_prob=0.98), seed=0)
+print("centred:", *bad.warnings, sep="\n  ")
+print("non-centred:", *good.warnings, sep="\n  ")
+print(good.summary(("mu", "tau"))[["mean", "sd", "ess_bulk", "r_hat"]].round(3))
+
+# %%
+assert "diverged" in bad.warnings[0]
+diverged = bad.stats["diverging"].numpy().astype(bool)
+assert np.median(np.log(bad.draws["tau"].numpy()[diverged])) < np.median(np.log(bad.draws["tau"].numpy()))  # the neck
+assert good.stats["diverging"].double().mean() < 1e-3
+for site, truth in (("mu", 4.396821), ("tau", 3.597705)):  # by quadrature: models/eight_schools.py
+    assert abs(truth - rubin.reference.mean[site]) < 1e-6
+    agree(good.moments(site).mean, truth, good.moments(site).mean_se)
+    agree(good.moments(site).sd, rubin.reference.sd[site], good.moments(site).sd_se)
+    print(f"{site}: exact {truth:.3f}, non-centred {good.expect(site)}, centred {bad.expect(site)}")
+agree(good.moments("theta").mean, rubin.reference.mean["theta"], good.moments("theta").mean_se)
+if not SMOKE:
+    assert not good.diagnose()
+    assert ess(good.draws["tau"].numpy()) > 5.0 * ess(bad.draws["tau"].numpy())
+
+# %% [markdown]
+# The error stated for a run that has failed is no error bar: it is computed from where the chains were. Most never enter
+# the neck; one that does gets stuck, as every step out of it diverges (a spike in the picture), and R-hat sees it. The
+# exact density of $\log\tau$: $\mu$ and $\theta$ integrate out in closed form (tutorial 2).
+
+# %%
+log_tau = np.linspace(-5.0, 4.0, 400)
+spread = rubin.sigma.numpy() ** 2 + np.exp(2.0 * log_tau)[:, None]
+precision = 1.0 / 25.0 + (1.0 / spread).sum(1)
+curve = -0.5 * (np.log(spread) + rubin.y.numpy() ** 2 / spread).sum(1) - 0.5 * np.log(precision)
+curve += 0.5 * (rubin.y.numpy() / spread).sum(1) ** 2 / precision + log_tau - np.log1p(np.exp(2.0 * log_tau) / 25.0)
+curve = np.exp(curve - curve.max())
+curve /= curve.sum() * (log_tau[1] - log_tau[0])
+
+
+def draw_pair(bad, good, site, up, names, limits, curve):
+    """Where the draws went, centred and not, and the density of ``up`` that they make: [low, high] by axis."""
+    figure, panels = plt.subplots(1, 3, figsize=(13, 4))
+    (left, right), (low, high) = limits
+    for axes, post, colour, title in zip(panels, (bad, good), (RED, BLUE), ("centred", "non-centred"), strict=False):
+        flag = post.stats["diverging"].numpy().astype(bool)
+        x, height = post.draws[site][..., 0].numpy(), up(post)
+        axes.plot(x[~flag], height[~flag], ".", color=BLUE, ms=3, alpha=0.3, rasterized=True)
+        axes.plot(x[flag], height[flag], ".", color=RED, ms=5)
+        axes.set(xlabel=names[0], ylabel=names[1], xlim=(left, right), ylim=(low, high))
+        axes.set_title(f"NUTS, {title}: {flag.sum()} of {flag.size} diverged")
+        weights = np.full(height.size, 60.0 / (height.size * (high - low)))  # counts also the draws off the plot
+        steps = {"range": (low, high), "weights": weights, "histtype": "step", "color": colour, "label": title}
+        panels[2].hist(height.ravel(), 60, **steps, lw=1.4)
+    panels[2].plot(*curve, color="black", lw=1.2, label="exact")
+    panels[2].set(xlabel=names[1], ylabel="density", title="What they make of it")
+    panels[2].legend(fontsize=9, loc="upper left")
+    return figure
+
+
+names, limits = (r"$\theta_A$", r"$\log\tau$"), ((-25, 45), (-5, 4))
+figure = draw_pair(bad, good, "theta", lambda post: np.log(post.draws["tau"].numpy()), names, limits, (log_tau, curve))
+keep(figure, "eight_schools")
+
+# %% [markdown]
+# ## 4. Neal's funnel
+#
+# The same disease without data ([Neal 2003](https://doi.org/10.1214/aos/1056562461)): $v\sim\mathcal N(0,3^2)$ and
+# $x_i\sim\mathcal N(0,e^v)$ for $i=1,\dots,9$. At $v=-6$ the $x_i$ have a width of 0.05, at $v=6$ of 20: a step that
+# crosses the mouth is unstable in the neck, $\epsilon>2e^{v/2}$. A sampler that stays out of the neck reports
+# $\mathrm{sd}(v)<3$. The repair is the same, $x_i=e^{v/2}\tilde x_i$: then $v$ and $\tilde x$ are independent normals.
+
+# %%
+for v in (-6.0, -2.0, 0.0, 2.0):  # v held still: x is an oscillator of width exp(v / 2)
+    for factor, stable in ((0.98, True), (1.02, False)):
+        xs, _ = leapfrog(lambda x, v=v: x * np.exp(-v), np.exp(v / 2), 1.0, factor * 2.0 * np.exp(v / 2), 150)
+        assert (np.abs(xs).max() < 100.0 * np.exp(v / 2)) == stable
+
+bad = meant_to_fail(neal.centred_model, ph.NUTS(**size), seed=2)
+good = ph.infer(neal.model, ph.NUTS(**size), seed=2)
+for name, post in (("centred", bad), ("non-centred", good)):
+    v = post.moments("v")
+    print(f"{name}: sd(v) {v.sd:.2f} ± {v.sd_se:.2f}, lowest {post.draws['v'].min():.1f};", *post.warnings, sep="\n  ")
+r_hat = bad.summary("v").loc["v", "r_hat"]
+assert bad.warnings  # flagged: never silently wrong
+assert bad.moments("v").sd < 3.0 or r_hat > 1.01 or bad.stats["diverging"].any()
+agree(good.moments("v").mean, 0.0, good.moments("v").mean_se)
+agree(good.moments("v").sd, 3.0, good.moments("v").sd_se)
+assert SMOKE or not good.diagnose()
+assert ess(good.draws["v"].numpy()) > 5.0 * ess(bad.draws["v"].numpy())
+
+# %%
+fine = np.linspace(-11, 11, 200)
+names, limits, truth = ("$x_1$", "$v$"), ((-20, 20), (-11, 11)), (fine, norm.pdf(fine, 0.0, 3.0))
+figure = draw_pair(bad, good, "x", lambda post: post.draws["v"].numpy(), names, limits, truth)
+keep(figure, "funnel")
+
+# %% [markdown]
+# ## 5. Many chains at once
+#
+# **Pooled warm-up.** All chains advance in one call of the density, so sixty-four cost little more than four; and they
+# learn one step size and one mass matrix *together*: the variance of a latent over 64 chains is known to
+# $\sqrt{2/63}=18\,\%$ after a single independent draw each. A short warm-up will do. After it nothing is shared.
+
+# %%
+many = (16, 60, 60) if SMOKE else (64, 150, 200)
+runs = {}
+for num_chains in (4, many[0]):
+    method = ph.NUTS(num_chains=num_chains, num_warmup=many[1], num_samples=many[2], engine="graph")
+    runs[num_chains] = post = meant_to_fail(rubin.model, method, seed=3)  # four chains of so few draws may complain
+    assert len(torch.unique(post.stats["step_size"])) == 1  # one block of chains, one step size
+    agree(post.moments("mu").mean, 4.396821, post.moments("mu").mean_se)
+    print(
+        f"{num_chains} chains: ESS of mu {ess(post.draws['mu'].numpy()):.0f}, {post.figures['seconds_sampling']:.2f} s"
+    )
+assert ess(runs[many[0]].draws["mu"].numpy()) > many[0] / 8 * ess(runs[4].draws["mu"].numpy())
+
+# %% [markdown]
+# **Going on.** A posterior keeps the state of its samplers: positions, step size, mass matrix, random numbers. A run
+# saved and resumed is the long run *bit for bit*. (Machine code rounds otherwise than the graph, and `"auto"` picks by
+# the length of the run; to compare bits, name the engine.)
+
+# %%
+brief = {"num_chains": 4, "num_warmup": 60, "engine": "graph", "seed": 4}
+with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+    warnings.simplefilter("ignore", ph.ConvergenceWarning)  # a hundred draws are too few for anything but this
+    whole = ph.infer(rubin.model, "nuts", num_samples=100, **brief)
+    part = ph.infer(rubin.model, "nuts", num_samples=40, **brief)
+    part = ph.load(part.save(Path(folder) / "part.nc"), model=rubin.model)
+    resumed = ph.infer(rubin.model, "nuts", num_samples=60, resume_from=part, **brief)
+for site, values in whole.draws.items():
+    assert torch.equal(values, resumed.draws[site])
+
+# %% [markdown]
+# **Discrete latents** have no gradient. Those that can be enumerated are summed out of the density that NUTS sees, and
+# drawn back afterwards, given everything else. In a mixture of $\mathcal N(-1,1)$ and $\mathcal N(1,1)$ with weight
+# $\pi\sim\mathrm{Uniform}(0,1)$ (`models/mixture.py`),
+#
+# $$p(\pi,x)=\prod_i\sum_{z_i}p(z_i\mid\pi)\,p(x_i\mid z_i),\qquad
+#   P(z_i=1\mid\pi,x)=\frac{\pi\,\mathcal N(x_i;1,1)}{(1-\pi)\,\mathcal N(x_i;-1,1)+\pi\,\mathcal N(x_i;1,1)}.$$
+#
+# $P(z_i=1\mid x)$ is the mean of the $z_i$ drawn; or, with less noise, of the formula on the right over the draws of
+# $\pi$, as $\mathrm{Var}[z]=\mathrm{Var}\,\mathbb E[z\mid\pi]+\mathbb E\,\mathrm{Var}[z\mid\pi]$ and the last term goes
+# (Rao and Blackwell). The truth sums over all $2^4$ assignments.
+
+# %%
+post = ph.infer(mixture.model, ph.NUTS(**{**size, "num_samples": 100 if SMOKE else 1500}), seed=5)
+exact = mixture.reference
+agree(post.moments("pi").mean, exact.mean["pi"], post.moments("pi").mean_se)
+agree(post.moments("z").mean, exact.probabilities["z"][:, 1], post.moments("z").mean_se)
+
+
+def right_hand(draw):
+    """P(z_i = 1 | pi, x) of one draw, from the formula."""
+    left, right = (dist.Normal(loc, 1.0).log_prob(mixture.x).exp() for loc in mixture.loc)
+    return draw["pi"] * right / ((1.0 - draw["pi"]) * left + draw["pi"] * right)
+
+
+smooth = post.expect(right_hand)
+agree(smooth.value, exact.probabilities["z"][:, 1], smooth.se)
+assert np.all(smooth.se < post.moments("z").mean_se)
+for i in range(4):
+    drawn = f"{post.moments('z').mean[i]:.4f} ± {post.moments('z').mean_se[i]:.4f}"
+    print(f"x = {mixture.x[i]:4.1f}: exact {exact.mean['z'][i]:.4f}, drawn {drawn}, formula {smooth.value[i]:.4f}")
+
+# %% [markdown]
+# ## 6. What to take away
+#
+# 1. All four are one idea: a move that keeps $\pi$, by detailed balance. They differ in how far they get for their price.
+# 2. Believe $\hat\sigma/\sqrt{\mathrm{ESS}}$ only where R-hat is near 1 and nothing diverged. `post.warnings` says so.
+# 3. A divergence has a place. It is mostly the neck of a funnel, and the repair is to write the model non-centred.
+# 4. Run many short chains: they warm up together, disagree visibly when something is wrong, and go on where they
+#    stopped.
