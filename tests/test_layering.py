@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # From the lowest. A part is a file or a folder; it imports from the lines above its own, and a folder from itself.
 LAYERS = [
     ["errors"],
-    ["estimate", "reference", "registry"],
+    ["estimate", "reference", "registry", "checkpoint"],
     ["engine"],
     ["preflight", "arviz_edge"],
     ["diagnostics"],
@@ -24,8 +24,10 @@ LAYERS = [
     ["plots", "predictive", "groups", "tables"],
     ["storage"],
     ["posterior"],
+    ["fitted"],
     ["kernels"],
     ["algorithms"],
+    ["training"],
     ["inference"],
     ["report"],
     ["cli"],

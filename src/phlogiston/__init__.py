@@ -30,11 +30,13 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from phlogiston.estimate import Estimate
+    from phlogiston.fitted import Fitted
     from phlogiston.inference import infer, load, methods
     from phlogiston.model import Model
     from phlogiston.posterior import Posterior
     from phlogiston.preflight import Problem
     from phlogiston.reference import Reference
+    from phlogiston.training import train
 
 __version__ = "0.1.0"
 
@@ -67,11 +69,13 @@ _HOMES = {
         "WorkerDied",
     ),
     "estimate": ("Estimate",),
+    "fitted": ("Fitted",),
     "inference": ("infer", "load", "methods"),
     "model": ("Model",),
     "posterior": ("Posterior",),
     "preflight": ("Problem",),
     "reference": ("Reference",),
+    "training": ("train",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -84,6 +88,7 @@ __all__ = [
     "Estimate",
     "Exact",
     "Finding",
+    "Fitted",
     "Gibbs",
     "Importance",
     "ImpossibleEvidence",
@@ -109,6 +114,7 @@ __all__ = [
     "infer",
     "load",
     "methods",
+    "train",
 ]
 
 

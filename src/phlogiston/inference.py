@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from phlogiston import registry, storage
+from phlogiston import checkpoint, registry, storage
 from phlogiston.algorithms.needs import Method
 from phlogiston.engine.isolate import seed_sequence
 from phlogiston.errors import warn
+from phlogiston.fitted import Fitted
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
+from phlogiston.training import restore
 
 
 def infer(
@@ -133,14 +135,22 @@ def methods() -> list[MethodInfo]:
     return found
 
 
-def load(path: str | Path, *, model: Model | None = None) -> Posterior:
-    """A posterior that ``posterior.save`` wrote; nothing in the file is executed.
+def load(path: str | Path, *, model: Model | None = None) -> Posterior | Fitted:
+    """What ``posterior.save`` or ``fitted.save`` wrote; nothing in the file is executed.
 
     Args:
         path: the file.
-        model: the model, which is not stored; needed for ``predict`` and ``log_likelihood``.
+        model: the model, which is not stored. A posterior needs it for ``predict`` and ``log_likelihood``, a training
+            always.
 
     Raises:
-        DataFileError: there is no such file, or it is something else.
+        DataFileError: there is no such file, it is something else, or it belongs to another model.
+        ValueError: the file holds a training and no model was given.
     """
+    if Path(path).is_file() and checkpoint.is_training(Path(path)):
+        if model is None:
+            raise ValueError(
+                f"load: found a training in {path}; expected its model too; write: ph.load(path, model=model)"
+            )
+        return restore(path, model)
     return Posterior(**storage.read(Path(path)), model=model)

@@ -57,6 +57,7 @@ class Model:
         self._args = tuple(as_input(value) for value in args)
         self._kwargs = MappingProxyType({name: as_input(value) for name, value in kwargs.items()})
         self._observed: Mapping[str, torch.Tensor] = MappingProxyType({})
+        self._parameters: Mapping[str, torch.Tensor] = MappingProxyType({})
         self._coords: Coords = MappingProxyType(dict(coords or {}))
         self._forget()
         _bind(program, self._args, self._kwargs)
@@ -67,7 +68,7 @@ class Model:
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_program", "_args", "_kwargs", "_observed", "_coords")
+        kept = ("_program", "_args", "_kwargs", "_observed", "_parameters", "_coords")
         return {name: dict(v) if isinstance(v := getattr(self, name), MappingProxyType) else v for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -94,6 +95,11 @@ class Model:
     def observed(self) -> Mapping[str, torch.Tensor]:
         """The values given to ``observe``, by site."""
         return self._observed
+
+    @property
+    def parameters(self) -> Mapping[str, torch.Tensor]:
+        """The values given to ``with_parameters``, by ``pyro.param`` name."""
+        return self._parameters
 
     @property
     def coords(self) -> Coords:
@@ -158,12 +164,36 @@ class Model:
         fresh = Model(self._program, *bound.args, **bound.kwargs)
         sizes = fresh.structure.sizes
         coords = {dim: labels for dim, labels in self._coords.items() if len(labels) == sizes.get(dim, len(labels))}
-        return fresh._with(_observed=self._observed, _coords=MappingProxyType(coords))
+        return fresh._with(_observed=self._observed, _parameters=self._parameters, _coords=MappingProxyType(coords))
 
     def with_program(self, program: Callable[..., Any]) -> Model:
         """Another program on the same inputs, or on none if it takes none; nothing is observed."""
         takes_none = not _signature(program).parameters
         return Model(program) if takes_none else Model(program, *self._args, coords=self._coords, **self._kwargs)
+
+    def with_parameters(self, values: Mapping[str, torch.Tensor]) -> Model:
+        """The same program with ``pyro.param`` statements (those of its modules too) held at values, by name.
+
+        Raises:
+            UnknownName: the program has no such parameter.
+            ModelError: a value has another shape than the parameter.
+        """
+        known = {site.name: site for site in self._sites().of("parameter")}
+        for name, value in values.items():
+            if name not in known:
+                raise UnknownName(
+                    f"with_parameters: program {self.name!r} has no parameter {name!r}; {did_you_mean(name, known)}"
+                )
+            if tuple(value.shape) != known[name].shape:
+                raise ModelError(
+                    problem(
+                        f"parameter {name!r}",
+                        found=f"shape {tuple(value.shape)}",
+                        expected=f"that of the program, {known[name].shape}",
+                    )
+                )
+        frozen = {name: value.detach().clone() for name, value in values.items()}
+        return self._with(_parameters=MappingProxyType({**self._parameters, **frozen}))
 
     def unobserved(self) -> Model:
         """The same program and inputs without the values given to ``observe``."""

@@ -18,16 +18,19 @@ METHODS: dict[str, str] = {
     "gibbs": "phlogiston.algorithms.gibbs:Gibbs",
 }
 
+TRAINERS: dict[str, str] = {}
 
-def method_class(name: str) -> Any:
-    """The class that a method's name stands for.
+
+def method_class(name: str, registered: dict[str, str] = METHODS) -> Any:
+    """The class that the name of a method, or of a trainer, stands for.
 
     Raises:
         UnknownName: there is no such method; the nearest name is in the message.
     """
-    if name not in METHODS:
-        raise UnknownName(f"unknown method {name!r}; {did_you_mean(name, METHODS)}")
-    module, attribute = METHODS[name].split(":")
+    if name not in registered:
+        kind = "method" if registered is METHODS else "trainer"
+        raise UnknownName(f"unknown {kind} {name!r}; {did_you_mean(name, registered)}")
+    module, attribute = registered[name].split(":")
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -38,15 +41,16 @@ def name_of(method: Any) -> str:
     return next((name for name, where in METHODS.items() if where == path), kind.__name__.lower())
 
 
-def make(name: str, settings: dict[str, Any]) -> Any:
-    """A method from its name and settings.
+def make(name: str, settings: dict[str, Any], registered: dict[str, str] = METHODS) -> Any:
+    """A method, or a trainer, from its name and settings.
 
     Raises:
         UnknownName: no such method, or no such setting; the nearest name is in the message.
     """
-    kind = method_class(name)
+    kind = method_class(name, registered)
     known = [f.name for f in dataclasses.fields(kind)]
     for setting in settings:
         if setting not in known:
-            raise UnknownName(f"method {name!r} has no setting {setting!r}; {did_you_mean(setting, known)}")
+            what = "method" if registered is METHODS else "trainer"
+            raise UnknownName(f"{what} {name!r} has no setting {setting!r}; {did_you_mean(setting, known)}")
     return kind(**settings)

@@ -41,6 +41,10 @@ class Bound(Protocol):
     def observed(self) -> Mapping[str, torch.Tensor]:
         """Values by observed site."""
 
+    @property
+    def parameters(self) -> Mapping[str, torch.Tensor]:
+        """Values of ``pyro.param`` statements that are held, by name."""
+
 
 @dataclass(frozen=True)
 class Plate:
@@ -207,7 +211,10 @@ def discover(bound: Bound, dtype: torch.dtype = torch.float64) -> Structure:
 
 def _nodes(bound: Bound, dtype: torch.dtype, seed: int) -> dict[str, dict[str, Any]]:
     with isolated(seed=seed, dtype=dtype), torch.no_grad():
-        return {name: cast(dict[str, Any], msg) for name, msg in run(bound).nodes.items()}
+        return {
+            name: cast(dict[str, Any], msg)
+            for name, msg in run(bound, parameters=_cast(bound.parameters)).nodes.items()
+        }
 
 
 def _seen_again(sites: list[Site], bound: Bound, dtype: torch.dtype) -> list[Site]:
