@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import sys
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,29 @@ from mcmc_peers.run import Run, Sampler
 from mcmc_peers.targets import TARGETS, Data
 
 DEFAULT: tuple[str, dict[str, Any]] = ("nuts", {})  # 4 chains of 1,000 + 1,000
-# The best documented setting of each target, a method's name with its settings; the default but for these.
-BEST: dict[str, tuple[str, dict[str, Any]]] = {}
+# The best documented settings: a block of chains for each core, and a mass matrix that knows the correlations.
+MANY: tuple[str, dict[str, Any]] = (
+    "nuts",
+    {
+        "num_chains": 128,
+        "chains_per_block": 64,
+        "num_warmup": 150,
+        "num_samples": 500,
+        "mass_matrix": "dense",
+        "engine": "compiled",
+    },
+)
+BEST: dict[str, tuple[str, dict[str, Any]]] = {
+    "eight_schools_noncentered": (
+        "nuts",
+        {"num_chains": 512, "chains_per_block": 256, "num_warmup": 120, "num_samples": 300, "engine": "compiled"},
+    ),
+    "logistic": (
+        "nuts",
+        {**MANY[1], "num_chains": 32, "chains_per_block": 16, "num_warmup": 150, "num_samples": 500},
+    ),
+    "funnel": DEFAULT,
+}
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {
@@ -33,23 +56,31 @@ _BOOLEAN, _STEPS = "diverging", "n_steps"
 
 def prepare(target: str, setting: str, data: Data) -> Sampler:
     """One model object: later runs reuse what the first traced and compiled."""
-    method, settings = BEST.get(target, DEFAULT) if setting == "best" else DEFAULT
+    method, settings = BEST.get(target, MANY) if setting == "best" else DEFAULT
     model = _model(target, data)
+    blocks = settings.get("num_chains", 0) // settings.get("chains_per_block", 1)
+    executor = ProcessPoolExecutor(blocks, mp_context=multiprocessing.get_context("spawn")) if blocks > 1 else None
 
     def sample(seed: int) -> Run:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the table judges the draws
-            posterior = ph.infer(model, method, seed=seed, progress=False, **settings)
+            posterior = ph.infer(model, method, seed=seed, progress=False, executor=executor, **settings)
         stats = {name: posterior.stats[name] for name in (_BOOLEAN, _STEPS) if name in posterior.stats}
         return Run(
             draws={name: np.asarray(_parameter(posterior.draws, name)) for name in TARGETS[target].parameters},
             divergences=int(stats[_BOOLEAN].sum()) if _BOOLEAN in stats else None,
             gradients=int(stats[_STEPS].sum()) if _STEPS in stats else None,
             seconds=posterior.seconds,
-            note=", ".join([method, *(f"{name}={value!r}" for name, value in settings.items()), posterior.engine]),
+            note=", ".join(
+                [*_shown(method, settings), f"{max(1, blocks)} process{'es' * (blocks > 1)}", posterior.engine]
+            ),
         )
 
     return sample
+
+
+def _shown(method: str, settings: Mapping[str, Any]) -> list[str]:
+    return [method, *(f"{name}={value!r}" for name, value in settings.items() if name != "engine")]
 
 
 def _model(target: str, data: Data) -> ph.Model:

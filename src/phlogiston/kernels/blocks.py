@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import cloudpickle
@@ -179,17 +180,32 @@ def _in_turn(tasks: Sequence[Task], bar: Any, label: str, warmup: int) -> list[R
     return results
 
 
-def _silent(payload: bytes) -> bytes:
+@functools.lru_cache(maxsize=4)
+def _loaded(model: bytes) -> Model:
+    """A model that travelled by value; a worker that meets it again has it traced and compiled already."""
+    found: Model = cloudpickle.loads(model)
+    return found
+
+
+def _silent(model: bytes, rest: bytes) -> bytes:
     """A block in another process: program and result travel by value, so that lambdas and notebooks work."""
     if multiprocessing.parent_process() is not None:  # a thread of an executor here must not change it for all
         torch.set_num_threads(1)
     with _ONE_AT_A_TIME:
-        task: Task = cloudpickle.loads(payload)
+        task: Task = cloudpickle.loads(rest)(model=_loaded(model))
         return bytes(cloudpickle.dumps(run_block(task, lambda *_: None)))
 
 
+def _without_model(task: Task) -> Callable[..., Task]:
+    named = {field.name: getattr(task, field.name) for field in fields(task) if field.name != "model"}
+    return functools.partial(Task, **named)
+
+
 def _by_executor(tasks: Sequence[Task], executor: Executor, bar: Any, warmup: int) -> list[Result]:
-    futures: dict[Future[bytes], Task] = {executor.submit(_silent, cloudpickle.dumps(task)): task for task in tasks}
+    model = cloudpickle.dumps(tasks[0].model)
+    futures: dict[Future[bytes], Task] = {
+        executor.submit(_silent, model, cloudpickle.dumps(_without_model(task))): task for task in tasks
+    }
     processes = dict(getattr(executor, "_processes", None) or {})
     found: dict[int, Result] = {}
     try:
