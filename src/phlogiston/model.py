@@ -9,13 +9,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from phlogiston.engine import Site, Structure, Target, discover
 from phlogiston.engine.batched import Tier
+from phlogiston.engine.handlers import Missing
 from phlogiston.engine.isolate import seed_sequence
 from phlogiston.errors import ModelError, SettingError, ShapeWarning, UnknownName, did_you_mean, problem, warn
 from phlogiston.preflight import Problem, problems_of
@@ -57,6 +58,7 @@ class Model:
         self._args = tuple(as_input(value) for value in args)
         self._kwargs = MappingProxyType({name: as_input(value) for name, value in kwargs.items()})
         self._observed: Mapping[str, torch.Tensor] = MappingProxyType({})
+        self._missing: Mapping[str, Missing] = MappingProxyType({})
         self._parameters: Mapping[str, torch.Tensor] = MappingProxyType({})
         self._coords: Coords = MappingProxyType(dict(coords or {}))
         self._forget()
@@ -68,7 +70,7 @@ class Model:
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_program", "_args", "_kwargs", "_observed", "_parameters", "_coords")
+        kept = ("_program", "_args", "_kwargs", "_observed", "_missing", "_parameters", "_coords")
         return {name: dict(v) if isinstance(v := getattr(self, name), MappingProxyType) else v for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -97,6 +99,11 @@ class Model:
         return self._observed
 
     @property
+    def missing(self) -> Mapping[str, Missing]:
+        """The missing entries of sites that are observed in part, by site."""
+        return self._missing
+
+    @property
     def parameters(self) -> Mapping[str, torch.Tensor]:
         """The values given to ``with_parameters``, by ``pyro.param`` name."""
         return self._parameters
@@ -123,23 +130,51 @@ class Model:
         known = [self._coords.get(dim, ()) for dim in dims]
         return [labels if len(labels) == n else range(n) for labels, n in zip(known, shape, strict=True)]
 
-    def observe(self, **values: Any) -> Model:
-        """The same program, conditioned on values for some of its sites.
+    def observe(self, *, missing: Literal["refuse", "latent"] = "refuse", **values: Any) -> Model:
+        r"""The same program, conditioned on values for some of its sites.
 
         Args:
+            missing: what NaN means. "latent": that this entry was not observed. It becomes a latent, and only it; the
+                density is :math:`p(z, x_\mathrm{mis}, x_\mathrm{obs})` and the posterior holds the site under its own
+                name, observed entries as they are. "refuse": NaN is a mistake.
             **values: site name -> value of the site's shape.
 
         Raises:
             UnknownName: no site of that name is drawn by the program.
             ModelError: a value has the wrong shape, is not finite, or lies outside the support.
             ProgramError: the program itself raised.
+
+        Example:
+            >>> import pyro, pyro.distributions as dist
+            >>> def program():
+            ...     mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+            ...     with pyro.plate("i", 3):
+            ...         pyro.sample("y", dist.Normal(mu, 1.0))
+            >>> model = Model(program).observe(y=[1.0, float("nan"), 2.0], missing="latent")
+            >>> [site.name for site in model.structure.of("latent")]
+            ['mu', 'y']
         """
+        if missing not in ("refuse", "latent"):
+            raise SettingError(problem("missing", found=repr(missing), expected="'refuse' or 'latent'"))
         known = {site.name for site in self._sites().of("latent", "observed")}
         for name in values:
             if name not in known:
                 raise UnknownName(self._not_observable(name, known))
-        observed = {**self._observed, **{name: _as_tensor(name, value) for name, value in values.items()}}
-        return self._with(_observed=MappingProxyType(observed))._checked()
+        given = {name: _as_tensor(name, value) for name, value in values.items()}
+        found = {name: Missing.entries_of(value) for name, value in given.items() if missing == "latent"}
+        kept = {name: entries for name, entries in self._missing.items() if name not in given}
+        kept |= {name: entries for name, entries in found.items() if entries is not None}
+        observed = MappingProxyType({**self._observed, **given})
+        for name in kept:
+            self._insist_on_shape(name, observed[name])
+        return self._with(_observed=observed, _missing=MappingProxyType(kept))._checked()
+
+    def _insist_on_shape(self, name: str, value: torch.Tensor) -> None:
+        shape = self._sites()[name].drawn_shape
+        if tuple(value.shape) != shape:
+            raise ModelError(
+                problem(f"site {name!r}", found=f"an observed value of shape {tuple(value.shape)}", expected=f"{shape}")
+            )
 
     def _not_observable(self, name: str, known: set[str]) -> str:
         role = self.sites[name].role if name in self.sites else ""
@@ -164,7 +199,12 @@ class Model:
         fresh = Model(self._program, *bound.args, **bound.kwargs)
         sizes = fresh.structure.sizes
         coords = {dim: labels for dim, labels in self._coords.items() if len(labels) == sizes.get(dim, len(labels))}
-        return fresh._with(_observed=self._observed, _parameters=self._parameters, _coords=MappingProxyType(coords))
+        return fresh._with(
+            _observed=self._observed,
+            _missing=self._missing,
+            _parameters=self._parameters,
+            _coords=MappingProxyType(coords),
+        )
 
     def with_program(self, program: Callable[..., Any]) -> Model:
         """Another program on the same inputs, or on none if it takes none; nothing is observed."""
@@ -197,7 +237,7 @@ class Model:
 
     def unobserved(self) -> Model:
         """The same program and inputs without the values given to ``observe``."""
-        return self._with(_observed=MappingProxyType({}))
+        return self._with(_observed=MappingProxyType({}), _missing=MappingProxyType({}))
 
     def _with(self, **changes: Any) -> Model:
         new = object.__new__(Model)

@@ -175,7 +175,7 @@ class Posterior:
             resampled first, so every predictive draw counts the same.
         """
         model, chosen = self._model("predict"), self.seed if seed is None else seed
-        wanted = _names(sites) or tuple(site.name for site in model.structure.of("observed"))
+        wanted = _names(sites) or tuple(site.name for site in model.structure.observable)
         if args or kwargs:
             model = model.unobserved().with_inputs(*args, **kwargs)
         draws = {name: value for name, value in self.draws.items() if not prior}
@@ -202,7 +202,10 @@ class Posterior:
             )
         if site is not None and site not in pointwise:
             raise groups.unknown_site("loo", site, pointwise)
-        values = pointwise[site or next(iter(pointwise))].numpy()
+        name = site or next(iter(pointwise))
+        values, known = pointwise[name].numpy(), self._model("loo").structure[name]
+        if known.missing is not None:
+            values = values[..., ~known.missing.events(known.event_dim).numpy()]
         return loo(values, None if self.log_weights is None else self.log_weights.numpy())
 
     def diagnose(self) -> list[Finding]:

@@ -37,6 +37,8 @@ def predict(
     resampling, shuffling, simulating = spawn(seed, 3)
     given: Draws = {}
     for site in model.structure.of("latent"):
+        if site.missing is not None:  # observed in part: predicted, not kept
+            continue
         if site.name in draws and tuple(draws[site.name].shape[2:]) == site.shape:
             given[site.name] = draws[site.name].reshape(rows, *site.shape)
     if given and log_weights is not None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from phlogiston.engine import Site, Structure
+from phlogiston.engine.handlers import elementwise
 from phlogiston.errors import did_you_mean, problem
 
 
@@ -42,7 +43,7 @@ def problems_of(
         coords: labels by dimension.
     """
     found: list[Problem] = []
-    for site in structure.of("observed"):
+    for site in structure.observable:
         found += _problems_of_observation(site, structure.observations[site.name], site.name in observed)
     sites = structure.of("latent", "observed")
     if not all(math.isfinite(site.log_prob) for site in sites):
@@ -56,7 +57,10 @@ def problems_of(
 
 def _problems_of_observation(site: Site, value: torch.Tensor, by_name: bool) -> list[Problem]:
     where = f"site {site.name!r}"
+    if site.missing is not None:
+        value = torch.where(site.missing.mask, site.missing.values, value)
     problems = _not_finite(where, value) if math.isnan(site.log_prob) or not site.masked else []
+    problems = problems or _problems_of_missing(site)
     shape = tuple(value.shape)
     if shape != site.drawn_shape:
         batched = shape[len(shape) - len(site.drawn_shape) :] == site.drawn_shape and len(shape) > len(site.drawn_shape)
@@ -121,8 +125,15 @@ def _not_finite(where: str, value: Any) -> list[Problem]:
     if not nan and not inf:
         return []
     counts = " and ".join(f"{count} {kind}" for count, kind in ((nan, "NaN"), (inf, "infinite")) if count)
-    fix = "drop or mask these entries, or model them as latents"
+    fix = 'model.observe(..., missing="latent") where NaN stands for what was not observed' if nan else ""
     return [Problem(where, f"{counts} of {value.numel()} values", "finite numbers", fix)]
+
+
+def _problems_of_missing(site: Site) -> list[Problem]:
+    if site.missing is None or not site.event_dim or not elementwise(site.support).event_dim:
+        return []
+    expected = "entries that may vary on their own, or events that are missing as a whole in a plate of their own"
+    return [Problem(f"site {site.name!r}", f"missing entries within an event in {site.support}", expected)]
 
 
 def _problems_of_latent(site: Site) -> list[Problem]:

@@ -75,6 +75,11 @@ class Needs:
                 "a continuous latent to move",
             ),
             (lambda s: self.proper_prior and s.improper, "an improper flat prior", "a prior that can be drawn from"),
+            (
+                lambda s: self.proper_prior and s.missing is not None and bool(s.event_dim),
+                "missing entries within an event ({0}), which its prior draws together with the observed ones",
+                "events that are observed or missing as a whole",
+            ),
             (lambda s: self.density and s.masked, "a masked latent, whose density is improper", "no mask on latents"),
         ]
         for site in structure.of("latent"):

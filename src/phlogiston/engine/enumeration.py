@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from phlogiston.engine import handlers
 from phlogiston.engine.isolate import quiet
-from phlogiston.engine.sites import Bound, Site, Structure, run, score
+from phlogiston.engine.sites import Bound, Site, Structure, of_observed, run, score
 from phlogiston.errors import ProgramError, UnsupportedModel
 
 Values = dict[str, torch.Tensor]
@@ -45,6 +45,11 @@ def enumerated(bound: Bound, structure: Structure, *messengers: Any) -> poutine.
     trace = score(prune_subsample_sites(trace))
     for site in structure.of("deterministic"):
         trace.remove_node(site.name)
+    for site in structure.discrete:
+        if site.missing is not None and site.states:  # each state of an observed entry is what was observed
+            msg = trace.nodes[site.name]
+            once = torch.where(site.missing.events(site.event_dim), 0.0, math.log(site.states))
+            msg["log_prob"] = msg["log_prob"] - once
     for site in structure.sites:
         if site.unplated and site.role != "deterministic":  # such dimensions are events of a kind
             msg = trace.nodes[site.name]
@@ -96,8 +101,8 @@ def highest_likelihood(trace: poutine.Trace, structure: Structure) -> torch.Tens
     Each element of each observed site takes its own best assignment; the bound is attained where these agree.
     """
     total = torch.zeros(())
-    for site in structure.of("observed", "factor"):
-        log_prob = trace.nodes[site.name]["log_prob"]
+    for site in (*structure.observable, *structure.of("factor")):
+        log_prob = of_observed(site, trace.nodes[site.name]["log_prob"])
         plates = min(structure.plate_nesting, log_prob.ndim)
         total = total + log_prob.reshape((-1, *log_prob.shape[log_prob.ndim - plates :])).amax(0).sum()
     return total
@@ -119,10 +124,15 @@ def posterior(bound: Bound, structure: Structure, *messengers: Any) -> tuple[tor
         bias = {site.name: torch.zeros(bias_shape(trace, site), requires_grad=True) for site in structure.discrete}
         total = log_evidence(trace, bias)
         grads = torch.autograd.grad(total, list(bias.values()))
-    probabilities = {
-        site.name: grad.reshape(-1, *site.batch_shape).movedim(0, -1)
-        for site, grad in zip(structure.discrete, grads, strict=True)
-    }
+    probabilities = {}
+    for site, grad in zip(structure.discrete, grads, strict=True):
+        found = grad.reshape(-1, *site.batch_shape).movedim(0, -1)
+        if site.missing is not None:
+            fn: Any = trace.nodes[site.name]["fn"]
+            states = fn.enumerate_support(expand=False).reshape(-1).to(site.missing.values)
+            known = (site.missing.values.unsqueeze(-1) == states).to(found)
+            found = torch.where(site.missing.mask.unsqueeze(-1), found, known)
+        probabilities[site.name] = found
     return total.detach(), probabilities
 
 

@@ -13,7 +13,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.distributions import biject_to
 
 from phlogiston.engine import handlers
 from phlogiston.engine.batched import Batched
@@ -43,7 +42,8 @@ class Part:
     @property
     def coordinates(self) -> Array:
         """A row for each element of the site's batch."""
-        return np.arange(self.start, self.stop).reshape(max(1, math.prod(self.site.batch_shape)), -1)
+        elements = self.site.batch_shape if self.site.missing is None else self.shape
+        return np.arange(self.start, self.stop).reshape(max(1, math.prod(elements)), -1)
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,19 @@ def parts_of(interpreter: Interpreter) -> tuple[Part, ...]:
     """All latents in ``w``."""
     parts = [Part(slot.site, slot.start, slot.shape) for slot in interpreter.slots]
     for site in interpreter.structure.discrete:
-        parts.append(Part(site, parts[-1].stop if parts else 0, site.shape))
+        shape = site.shape if site.missing is None else (site.missing.count,)
+        parts.append(Part(site, parts[-1].stop if parts else 0, shape))
     return tuple(parts)
 
 
 def _typed(site: Site, value: torch.Tensor) -> torch.Tensor:
     whole = site.discrete and site.dtype is not None and not site.dtype.is_floating_point
     return value.to(site.dtype) if whole else value
+
+
+def entries(site: Site, value: torch.Tensor) -> torch.Tensor:
+    """A value, or the entries of it that are latent where the site is observed in part."""
+    return value if site.missing is None else site.missing.picked(value)
 
 
 def unflattened(sites: Sequence[Site], x: torch.Tensor) -> Values:
@@ -126,7 +132,9 @@ class FullReadings:
         """The latents' coordinates, in their shapes and types."""
         found = {}
         for part in parts_of(self.interpreter):
-            found[part.site.name] = _typed(part.site, w[part.start : part.stop].reshape(part.shape))
+            value = _typed(part.site, w[part.start : part.stop].reshape(part.shape))
+            missing = part.site.missing if part.site.discrete else None
+            found[part.site.name] = value if missing is None else missing.spread(value)
         return found
 
     def _trace(self, w: torch.Tensor) -> Any:
@@ -145,8 +153,7 @@ class FullReadings:
                 log_prob = torch.where(msg["fn"].support.check(msg["value"]), log_prob, -torch.inf)
             found.append((Term(site.name, False), log_prob.reshape(-1)))
             if site.role == "latent" and not site.discrete:
-                bijection = biject_to(msg["fn"].support)
-                jacobian = bijection.log_abs_det_jacobian(split[site.name], msg["value"])
+                _, jacobian = handlers.constrained(msg, split[site.name])
                 found.append((Term(site.name, True), jacobian.reshape(-1)))
         return found
 
@@ -274,7 +281,7 @@ def example_points(interpreter: Interpreter) -> tuple[torch.Tensor, torch.Tensor
             split = {slot.site.name: u[slot.start : slot.stop].reshape(slot.shape) for slot in interpreter.slots}
             trace = run(interpreter.bound, handlers.Unconstrained(split), parameters=interpreter.structure.parameters)
             discrete = [
-                torch.as_tensor(trace.nodes[site.name]["value"]).reshape(-1).to(u)
+                entries(site, torch.as_tensor(trace.nodes[site.name]["value"])).reshape(-1).to(u)
                 for site in interpreter.structure.discrete
             ]
             points.append(torch.cat([u, *discrete]))

@@ -3,14 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from pyro.distributions import Delta, Unit
 from pyro.poutine.messenger import Messenger
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 
 Message = dict[str, Any]
+_MISSING = "_phlogiston_missing"
+
+
+@dataclass(frozen=True, eq=False)
+class Missing:
+    """Which entries of an observed value are missing, and the others.
+
+    Args:
+        mask: True where one is missing, of the site's shape.
+        values: the observed entries; anything finite where one is missing.
+    """
+
+    mask: torch.Tensor
+    values: torch.Tensor
+
+    @staticmethod
+    def entries_of(value: torch.Tensor) -> Missing | None:
+        """Those that are NaN; None if there are none."""
+        mask = torch.isnan(value)
+        return Missing(mask, torch.where(mask, 0.0, value)) if bool(mask.any()) else None
+
+    @cached_property
+    def count(self) -> int:
+        """Of missing entries."""
+        return int(self.mask.sum())
+
+    @cached_property
+    def _places(self) -> torch.Tensor:
+        return self.mask.reshape(-1).nonzero().squeeze(-1)
+
+    @cached_property
+    def _sources(self) -> torch.Tensor:
+        """For each entry its number among the missing ones; one past the last where it is observed."""
+        number = torch.full((self.mask.numel(),), self.count)
+        number[self._places] = torch.arange(self.count)
+        return number
+
+    def spread(self, entries: torch.Tensor) -> torch.Tensor:
+        """``entries [count]`` at their places in the site's shape, zeros elsewhere."""
+        padded = torch.cat([entries, torch.zeros_like(entries[:1])])
+        return padded[self._sources].reshape(self.mask.shape)
+
+    def picked(self, value: torch.Tensor) -> torch.Tensor:
+        """The inverse of ``spread``; the value may have any dimensions in front."""
+        front = value.shape[: value.ndim - self.mask.ndim]
+        return value.reshape(*front, -1)[..., self._places]
+
+    def filled(self, value: torch.Tensor) -> torch.Tensor:
+        """A value with the observed entries put in; it may have enumerated dimensions in front."""
+        return torch.where(self.mask, value, self.values.to(value.dtype))
+
+    def events(self, event_dim: int) -> torch.Tensor:
+        """Which elements of the batch have a missing entry."""
+        return self.mask.flatten(-event_dim).any(-1) if event_dim else self.mask
+
+
+def missing_of(msg: Message) -> Missing | None:
+    """The site's missing entries, if it is observed in part."""
+    found: Missing | None = msg["infer"].get(_MISSING)
+    return found
+
+
+def elementwise(support: Any) -> Any:
+    """The support of one number of an event, such as the real line for a vector of reals."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
 
 
 def is_plate_index(msg: Message) -> bool:
@@ -50,15 +119,27 @@ def base(fn: Any) -> Any:
 
 
 class Observe(Messenger):
-    """Condition sites on values, by name; a value given here overrides the program's own ``obs=``."""
+    """Condition sites on values, by name; a value given here overrides the program's own ``obs=``.
 
-    def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
+    A site of which entries are missing stays latent: whatever value it is given or draws counts in these entries only.
+    """
+
+    def __init__(self, values: Mapping[str, torch.Tensor], missing: Mapping[str, Missing]) -> None:
         super().__init__()
-        self._values = values
+        self._values, self._missing = values, missing
 
     def _pyro_sample(self, msg: Message) -> None:
-        if msg["name"] in self._values and is_data(msg):
+        if msg["name"] not in self._values or not is_data(msg):
+            return
+        if msg["name"] in self._missing:
+            msg["value"], msg["is_observed"] = None, False
+            msg["infer"] = {**msg["infer"], _MISSING: self._missing[msg["name"]]}
+        else:
             msg["value"], msg["is_observed"] = self._values[msg["name"]], True
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        if (missing := missing_of(msg)) is not None:
+            msg["value"] = missing.filled(msg["value"])
 
 
 class Unobserve(Messenger):
@@ -72,6 +153,8 @@ class Unobserve(Messenger):
         wanted = self._names is None or msg["name"] in self._names
         if wanted and msg["is_observed"] and is_data(msg):
             msg["value"], msg["is_observed"] = None, False
+        if wanted:
+            msg["infer"].pop(_MISSING, None)
 
 
 class Substitute(Messenger):
@@ -90,7 +173,7 @@ class Unconstrained(Messenger):
     """Map each continuous latent from the real line through the bijection of its support, as the program runs.
 
     The support may depend on latents that were mapped before it. ``log_jacobian`` collects
-    log |d value / d u| of every site.
+    log |d value / d u| of every site, element by element.
     """
 
     def __init__(self, unconstrained: Mapping[str, torch.Tensor]) -> None:
@@ -102,11 +185,27 @@ class Unconstrained(Messenger):
         u = self._unconstrained.get(msg["name"])
         if u is None or msg["is_observed"]:
             return
+        msg["value"], self.log_jacobian[msg["name"]] = constrained(msg, u)
+
+
+def constrained(msg: Message, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A site's value from its unconstrained one, and log |d value / d u| of each element that has one."""
+    missing = missing_of(msg)
+    if missing is None:
         bijection = biject_to(msg["fn"].support)
         value = bijection(u)
-        jacobian = bijection.log_abs_det_jacobian(u, value)
-        self.log_jacobian[msg["name"]] = jacobian.sum()
-        msg["value"] = value
+        return value, bijection.log_abs_det_jacobian(u, value)
+    bijection, spread = biject_to(elementwise(msg["fn"].support)), missing.spread(u)
+    value = bijection(spread)
+    return missing.filled(value), missing.picked(bijection.log_abs_det_jacobian(spread, value))
+
+
+def unconstrained(msg: Message, value: torch.Tensor) -> torch.Tensor:
+    """The inverse of ``constrained``."""
+    missing = missing_of(msg)
+    if missing is None:
+        return torch.as_tensor(biject_to(msg["fn"].support).inv(value))
+    return missing.picked(biject_to(elementwise(msg["fn"].support)).inv(value))
 
 
 class Fallback(Messenger):

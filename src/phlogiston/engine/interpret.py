@@ -14,10 +14,9 @@ from typing import Any, cast
 import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
-from torch.distributions import biject_to
 
 from phlogiston.engine import enumeration, handlers
-from phlogiston.engine.sites import Bound, Site, Structure, run, score
+from phlogiston.engine.sites import Bound, Site, Structure, of_latents, of_observed, run, score
 from phlogiston.errors import ModelError, problem
 
 Values = dict[str, torch.Tensor]
@@ -104,7 +103,7 @@ class Interpreter:
             log_joint = enumeration.log_evidence(trace)
         else:
             log_joint = _log_prob_sum(self._run(unconstrain))
-        return {"value": log_joint + sum(unconstrain.log_jacobian.values(), torch.zeros(()))}
+        return {"value": log_joint + sum((v.sum() for v in unconstrain.log_jacobian.values()), torch.zeros(()))}
 
     def density_and_grad(self, inputs: Values) -> Values:
         """``u [D]`` -> ``value []`` and ``grad [D]``."""
@@ -139,7 +138,7 @@ class Interpreter:
         """Continuous latents -> ``u [D]``."""
         trace = self._run(handlers.Substitute(inputs))
         parts = [
-            biject_to(_message(trace, slot.site.name)["fn"].support).inv(inputs[slot.site.name]).reshape(-1)
+            handlers.unconstrained(_message(trace, slot.site.name), inputs[slot.site.name]).reshape(-1)
             for slot in self.slots
         ]
         return {"u": torch.cat(parts) if parts else torch.zeros(0)}
@@ -154,7 +153,7 @@ class Interpreter:
         scored = self._scored(trace)
         weight = sum((v.sum() for k, v in scored.items() if k.startswith(LIKELIHOOD)), torch.zeros(()))
         for site in self.structure.of("latent"):
-            weight = weight + _scale_correction(_message(trace, site.name))
+            weight = weight + _scale_correction(site, _message(trace, site.name))
         return {**self._values(trace, *self._drawn), "log_weight": weight}
 
     def complete(self, inputs: Values) -> Values:
@@ -168,7 +167,7 @@ class Interpreter:
         for site in self.structure.of("latent"):
             if site.name not in inputs:
                 msg = _message(trace, site.name)
-                drawn = drawn + msg["fn"].log_prob(msg["value"]).sum()
+                drawn = drawn + of_latents(site, msg["fn"].log_prob(msg["value"])).sum()
         return {**self._values(trace, *self._drawn), "log_joint": joint, "log_drawn": drawn}
 
     def simulate(self, inputs: Values) -> Values:
@@ -181,7 +180,7 @@ class Interpreter:
         """Continuous latents -> a joint posterior draw of the discrete ones, with the deterministics."""
         drawn = enumeration.draw(self.bound, self.structure, handlers.Substitute(inputs))
         values = {**inputs, **drawn}
-        if not self.structure.of("deterministic"):
+        if not self.structure.of("deterministic") and not any(site.missing for site in self.structure.discrete):
             return {name: values[name] for name in self._drawn}
         return self._values(self._run(handlers.Substitute(values)), *self._drawn)
 
@@ -207,7 +206,7 @@ class Interpreter:
 
     @property
     def _observables(self) -> tuple[str, ...]:
-        return tuple(site.name for site in self.structure.of("observed"))
+        return tuple(site.name for site in self.structure.of("observed"))  # those observed in part are latents
 
     def _values(self, trace: poutine.Trace, *names: str) -> Values:
         return {name: torch.as_tensor(trace.nodes[name]["value"]) for name in names}
@@ -217,7 +216,10 @@ class Interpreter:
         result = {"log_prior": torch.zeros(())}
         for site in self.structure.sites:
             if site.role == "latent":
-                result["log_prior"] = result["log_prior"] + trace.nodes[site.name]["log_prob"].sum()
+                log_prob = trace.nodes[site.name]["log_prob"]
+                result["log_prior"] = result["log_prior"] + of_latents(site, log_prob).sum()
+                if site.missing is not None:
+                    result[LIKELIHOOD + site.name] = of_observed(site, log_prob)
             elif site.role in ("observed", "factor"):
                 result[LIKELIHOOD + site.name] = trace.nodes[site.name]["log_prob"]
         return {**result, **self._values(trace, *(site.name for site in self.structure.of("deterministic")))}
@@ -254,7 +256,7 @@ def _message(trace: poutine.Trace, name: str) -> dict[str, Any]:
     return cast(dict[str, Any], trace.nodes[name])
 
 
-def _scale_correction(msg: Mapping[str, Any]) -> torch.Tensor:
+def _scale_correction(site: Site, msg: Mapping[str, Any]) -> torch.Tensor:
     """What ``poutine.scale`` adds to a latent's density beyond the density that it was drawn from."""
     if isinstance(msg["scale"], float) and msg["scale"] == 1.0:
         return torch.zeros(())
@@ -262,4 +264,4 @@ def _scale_correction(msg: Mapping[str, Any]) -> torch.Tensor:
     if msg["mask"] is not None:
         unscaled = torch.where(torch.as_tensor(msg["mask"]), unscaled, torch.zeros(()))
     scaled: torch.Tensor = msg["log_prob"]
-    return scaled.sum() - unscaled.sum()
+    return of_latents(site, scaled - unscaled).sum()

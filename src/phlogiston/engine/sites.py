@@ -42,6 +42,10 @@ class Bound(Protocol):
         """Values by observed site."""
 
     @property
+    def missing(self) -> Mapping[str, handlers.Missing]:
+        """Missing entries by the name of the site that is observed in part."""
+
+    @property
     def parameters(self) -> Mapping[str, torch.Tensor]:
         """Values of ``pyro.param`` statements that are held, by name."""
 
@@ -64,6 +68,7 @@ class Site:
     ``log_prob`` is that of the run in total, 0 where ``score_error`` says that it cannot be computed.
     ``states`` counts the values of a finite discrete site (None otherwise). ``drawn_shape`` is the shape that
     its distribution gives; an observed value of another shape is a mistake, or a batch without a plate.
+    ``missing`` is given where a site is observed in part: the other entries are latent.
     """
 
     name: str
@@ -83,6 +88,7 @@ class Site:
     score_error: str = ""
     unconstrained_shape: tuple[int, ...] | None = None
     dtype: torch.dtype | None = None
+    missing: handlers.Missing | None = None
 
     @property
     def enumerable(self) -> bool:
@@ -136,6 +142,11 @@ class Structure:
         return tuple(site for site in self.of("latent") if site.discrete)
 
     @property
+    def observable(self) -> tuple[Site, ...]:
+        """What was observed, in part too."""
+        return tuple(site for site in self.sites if site.role == "observed" or site.missing is not None)
+
+    @property
     def sizes(self) -> dict[str, int]:
         """The length of every named dimension."""
         return {dim: size for site in self.sites for dim, size in zip(site.dims, site.shape, strict=True)}
@@ -156,7 +167,7 @@ def run(bound: Bound, *messengers: Any, parameters: Mapping[str, torch.Tensor] |
         stack.enter_context(handlers.Parameters(parameters or {}))
         for messenger in messengers:
             stack.enter_context(messenger)
-        stack.enter_context(handlers.Observe(_cast(bound.observed)))
+        stack.enter_context(handlers.Observe(_cast(bound.observed), bound.missing))
         stack.enter_context(Adapt())
         tracer = stack.enter_context(poutine.trace())
         args, kwargs = _cast(bound.args), _cast(bound.kwargs)
@@ -172,6 +183,16 @@ def score(trace: poutine.Trace) -> poutine.Trace:
     with Adapt():
         trace.compute_log_prob(lambda name, msg: not handlers.is_deterministic(cast(dict[str, Any], msg)))
     return trace
+
+
+def of_latents(site: Site, log_prob: torch.Tensor) -> torch.Tensor:
+    """A latent's terms, without those of observed entries where it is observed in part."""
+    return log_prob if site.missing is None else torch.where(site.missing.events(site.event_dim), log_prob, 0.0)
+
+
+def of_observed(site: Site, log_prob: torch.Tensor) -> torch.Tensor:
+    """An observed site's terms, those of missing entries zero."""
+    return log_prob if site.missing is None else torch.where(site.missing.events(site.event_dim), 0.0, log_prob)
 
 
 def _cast(value: Any) -> Any:
@@ -201,6 +222,7 @@ def discover(bound: Bound, dtype: torch.dtype = torch.float64) -> Structure:
             for name, msg in messages.items()
             if msg["is_observed"] and handlers.is_data(msg)
         }
+        observations |= {name: bound.observed[name] for name in bound.missing if name in messages}
     if any(_suspect(site) for site in sites):
         sites = _seen_again(sites, bound, dtype)
     sites += [Site(name, "parameter", tuple(value.shape), value.ndim) for name, value in parameters.items()]
@@ -259,12 +281,12 @@ def _site(msg: dict[str, Any]) -> Site:
         for frame in msg["cond_indep_stack"]
         if frame.vectorized and frame.dim is not None
     )
-    support = getattr(fn, "support", None)
+    support, missing = getattr(fn, "support", None), handlers.missing_of(msg)
     discrete = bool(getattr(support, "is_discrete", False))
     states = _count_states(fn) if role == "latent" else None
     unconstrained = None
     if role == "latent" and not discrete and not handlers.is_point_mass(msg):
-        unconstrained = tuple(biject_to(support).inverse_shape(value.shape))
+        unconstrained = tuple(biject_to(support).inverse_shape(value.shape)) if missing is None else (missing.count,)
     if handlers.is_point_mass(msg) and role == "latent":
         role = "deterministic"
     log_prob, error = _scored(msg, role)
@@ -286,9 +308,10 @@ def _site(msg: dict[str, Any]) -> Site:
         unconstrained_shape=unconstrained,
         dtype=value.dtype,
         drawn_shape=tuple(fn.batch_shape + fn.event_shape),
-        in_support=role != "observed" or _in_support(fn, value, _mask(msg)),
+        in_support=(role != "observed" and missing is None) or _in_support(fn, value, _mask(msg)),
         log_prob=log_prob,
         score_error=error,
+        missing=missing,
     )
 
 

@@ -93,7 +93,7 @@ class Target:
     def log_likelihood(self, values: Mapping[str, torch.Tensor]) -> Values:
         """All latents by name -> for each observed site ``[..., *batch shape]``; factors are left out."""
         scored = self._named("score", self._latents(values))
-        names = [site.name for site in self.structure.of("observed")]
+        names = [site.name for site in self.structure.observable]
         return {name: scored[LIKELIHOOD + name] for name in names}
 
     def log_joint(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from phlogiston.engine import Target
-from phlogiston.engine.full import FullDensity
+from phlogiston.engine.full import FullDensity, entries
 from phlogiston.engine.isolate import spawn
 from phlogiston.errors import ModelError, SettingError, did_you_mean, problem
 from phlogiston.kernels.starts import Propose, given, named
@@ -76,7 +76,7 @@ def _drawn(
         chosen[name] = tensor.expand(count, *shape).to(sites[name].dtype)
     if len(chosen) < len(sites):
         chosen = {**target.complete({**values, **chosen}, count, completing), **chosen}
-    flat = [chosen[name].reshape(count, -1).to(target.dtype) for name in sites]
+    flat = [entries(site, chosen[name]).reshape(count, -1).to(target.dtype) for name, site in sites.items()]
     return torch.cat([u.to(target.dtype), *flat], 1).numpy()
 
 

@@ -70,7 +70,7 @@ def separate_sites(posterior: Plottable) -> list[str]:
     """The observed sites where each needs a picture of its own; none where one picture holds all."""
     if posterior.model is None:
         return []
-    observed = posterior.model.structure.of("observed")
+    observed = posterior.model.structure.observable
     together = len(observed) < 2 or all(not site.shape for site in observed)
     return [] if together else [site.name for site in observed]
 
@@ -81,7 +81,7 @@ def _sites(posterior: Plottable, site: str | None) -> list[str]:
     if posterior.model is None:
         found = problem(where, found="a posterior without its model", expected="one", fix="ph.load(path, model=model)")
         raise DoesNotApply(found)
-    observed = [s.name for s in posterior.model.structure.of("observed")]
+    observed = [s.name for s in posterior.model.structure.observable]
     if site is not None and site not in observed:
         raise UnknownName(f"{where}: found no observed site {site!r}; {did_you_mean(site, observed)}")
     if not observed:
