@@ -35,9 +35,17 @@ MANY: tuple[str, dict[str, Any]] = (
 )
 BEST: dict[str, tuple[str, dict[str, Any]]] = {
     "eight_schools_noncentered": (
-        "nuts",
-        {"num_chains": 512, "chains_per_block": 256, "num_warmup": 120, "num_samples": 300, "engine": "compiled"},
+        "hmc",
+        {
+            "num_chains": 512,
+            "chains_per_block": 256,
+            "num_warmup": 100,
+            "num_samples": 1000,
+            "target_accept_prob": 0.9,
+            "engine": "compiled",
+        },
     ),
+    "garch11": ("nuts", {**MANY[1], "num_chains": 256, "chains_per_block": 128, "num_warmup": 120}),
     "logistic": (
         "nuts",
         {**MANY[1], "num_chains": 32, "chains_per_block": 16, "num_warmup": 150, "num_samples": 500},

@@ -102,12 +102,12 @@ class NutsBlock:
                 report(min(ended, wanted - done), search.step_size, diverged)
                 done, ended, heard, accepted, diverged = done + ended, 0, 0, 0.0, 0
         run.step_size = search.average
-        if window.learns:
-            run.relocate()
+        lost = run.relocate() if window.learns else np.empty(0, int)
         at = scaled(torch.from_numpy(trees.vectors[:, Z].T), run.scale)
         if window.learns:
             count = trees.ints[:, FILLED, None]
             filled = (np.arange(rows) < count) & (np.arange(rows) >= count // 3)  # not the way to where they are
+            filled[lost] = False
             seen = scaled(torch.from_numpy(draws[filled].T), run.scale).mT.numpy()
             slopes = unscaled_back(torch.from_numpy(grads[filled].T), run.scale).mT.numpy()
             run.scale = learnt_scale(self.mass_matrix, seen, slopes, run.scale)
@@ -185,19 +185,24 @@ class _Run:
         value, grad = self._density.evaluate(torch.from_numpy(np.ascontiguousarray(x)), *self._scale)
         return value.numpy(), grad.numpy()
 
-    def relocate(self) -> None:
-        """Put chains that are lost on others.
+    def relocate(self) -> Array:
+        """Put chains that are lost on others; which these were.
 
-        A chain is lost where it has to go in smaller steps than the others at a density far below theirs: in a region
-        both narrower and lower, which holds next to nothing of the posterior.
+        A chain is lost at a density so far below that of the others that a region a hundred times as wide in every
+        direction would hold next to nothing of the posterior, or at one far below where it has to go in smaller steps
+        than the others: in a region both narrower and lower.
         """
         lp, dim = self.trees.reals[:, LP], self.trees.front.shape[0]
-        low = lp < np.median(lp) - (20.0 + dim)
-        lost = np.flatnonzero(low & (self.trees.reals[:, CAUTION] < 1.0))
+        below = np.median(lp) - lp
+        low = below > 20.0 + dim
+        hopeless = below > 20.0 + dim * (1.0 + math.log(100.0))
+        lost = np.flatnonzero(hopeless | (low & (self.trees.reals[:, CAUTION] < 1.0)))
         sound = np.flatnonzero(~low)
-        if lost.size and sound.size >= CROWD // 2:
-            self.trees.vectors[lost, Z] = self.trees.vectors[sound[np.arange(lost.size) % sound.size], Z]
-            self._state["relocated"] = self._state["relocated"] + lost.size
+        if not lost.size or sound.size < CROWD // 2:
+            return np.empty(0, int)
+        self.trees.vectors[lost, Z] = self.trees.vectors[sound[np.arange(lost.size) % sound.size], Z]
+        self._state["relocated"] = self._state["relocated"] + lost.size
+        return lost
 
     def restart(self, *, search: bool) -> None:
         """Begin new transitions from the points at ``front``; where wanted look for a step size first."""
