@@ -13,7 +13,8 @@ import platform
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,43 @@ def compile_graph(module: fx.GraphModule, arguments: list[torch.Tensor]) -> Comp
     inputs = [*arguments, *constants]
     path = cache_folder() / (key_of(stripped, inputs) + _EXTENSION)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), quiet("torch._inductor.standalone_compile"):
-            warnings.simplefilter("ignore")
-            code = _load(path) or _compile(stripped, inputs, path)
-            code(*inputs)
-    except Exception as error:  # Inductor raises whatever its passes raise
-        raise CompilerUnavailable(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
+        code = _ready(stripped, inputs, path, probe=False)
+    except Exception:  # a C++ compiler older than the processor's instructions
+        try:
+            code = _ready(stripped, inputs, path, probe=True)
+        except Exception as error:  # Inductor raises whatever its passes raise
+            raise CompilerUnavailable(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
     return lambda *tensors: code(*tensors, *constants)
+
+
+def _ready(module: fx.GraphModule, inputs: list[torch.Tensor], path: Path, *, probe: bool) -> Compiled:
+    """Loaded or compiled, and called once.
+
+    Inductor finds out in other processes which of the processor's vector instructions the C++ compiler knows, seconds
+    for each that starts; what torch itself runs on is tried first (``probe`` False).
+    """
+    with warnings.catch_warnings(), torch.no_grad(), quiet("torch._inductor.standalone_compile"), _vectors(probe):
+        warnings.simplefilter("ignore")
+        code = _load(path) or _compile(module, inputs, path)
+        code(*inputs)
+    return code
+
+
+@contextmanager
+def _vectors(probe: bool) -> Iterator[None]:
+    from torch._inductor import cpu_vec_isa
+
+    name = {"AVX512": "VecAVX512", "AVX2": "VecAVX2"}.get(torch.backends.cpu.get_cpu_capability(), "")
+    kind, before = getattr(cpu_vec_isa, name, None), getattr(cpu_vec_isa, "valid_vec_isa_list", None)
+    if probe or kind is None or before is None:
+        yield
+        return
+    chosen = [type(name, (kind,), {"__bool__": lambda self: True})()]  # asking it whether it is there would probe it
+    cpu_vec_isa.valid_vec_isa_list = lambda: chosen  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        cpu_vec_isa.valid_vec_isa_list = before
 
 
 def _compile(module: fx.GraphModule, inputs: list[torch.Tensor], path: Path) -> Compiled:
