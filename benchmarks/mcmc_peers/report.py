@@ -153,16 +153,20 @@ def keep(store: Path, found: Section) -> list[Section]:
 
 
 def update(path: Path, sections: list[Section]) -> None:
-    """Write all tables between the two markers; a file without them gets them at its end."""
+    """Write all tables."""
     machines = list(dict.fromkeys(found["machine"] for found in sections))
-    lines = [BEGIN, "## MCMC", "", LEGEND, ""]
+    lines = ["## MCMC", "", LEGEND, ""]
     for shared in machines:
         here = [found for found in sections if found["machine"] == shared]
         lines += [f"{shared}.", ""]
         for found in here:
             lines += [table(found), ""]
-    block = "\n".join([*lines, END])
+    replace_block(path, BEGIN, END, "\n".join(lines))
+
+
+def replace_block(path: Path, begin: str, end: str, content: str) -> None:
+    """Write between two markers; a file without them gets them at its end."""
     text = path.read_text() if path.is_file() else "# Results of the benchmarks\n"
-    before, begun, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2] if begun else "\n"
-    path.write_text(f"{before if begun else before.rstrip() + chr(10) * 2}{block}{after}")
+    before, begun, rest = text.partition(begin)
+    after = rest.partition(end)[2] if begun else "\n"
+    path.write_text(f"{before if begun else before.rstrip() + chr(10) * 2}{begin}\n{content}\n{end}{after}")
