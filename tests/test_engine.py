@@ -296,3 +296,30 @@ def test_python_and_numpy_randomness_inside_a_program_is_not_frozen_into_the_gra
 
     posterior = ph.infer(ph.Model(program).observe(y=0.0), "importance", num_particles=400, seed=0, progress=False)
     assert posterior.engine.startswith("loop (")
+
+
+def tied_by_a_factor() -> None:
+    with pyro.plate("i", 4):
+        s = pyro.sample("s", dist.Bernoulli(0.5))
+    pyro.factor("f", s.sum())
+
+
+def tied_by_an_observation() -> None:
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("i", 4):
+        s = pyro.sample("s", dist.Bernoulli(0.5))
+    pyro.sample("y", dist.Normal(s.sum(-1) + mu, 1.0), obs=torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    ("program", "method", "site"), [(tied_by_a_factor, "exact", "f"), (tied_by_an_observation, "nuts", "y")]
+)
+def test_elements_that_are_tied_together_are_not_summed_out_one_by_one(program: Any, method: str, site: str) -> None:
+    with pytest.raises(ph.UnsupportedModel, match=f"site 's': found elements of one plate that site '{site}' ties"):
+        ph.infer(ph.Model(program), method, seed=0, progress=False)
+    found = ph.infer(ph.Model(program), "gibbs", num_samples=2_000, seed=0, progress=False).moments("s")
+    total = torch.arange(5.0)
+    weights = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])
+    weights = weights * (total.exp() if site == "f" else torch.exp(-((1.0 - total) ** 2) / 4.0))
+    exact = float((weights * total).sum() / weights.sum()) / 4.0
+    assert (abs(found.mean - exact) < 4.5 * found.mean_se).all()

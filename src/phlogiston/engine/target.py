@@ -11,6 +11,7 @@ import torch
 
 from phlogiston.engine.batched import LEAVES_TORCH, Batched, Tier
 from phlogiston.engine.chains import ChainDensity, Scale, chain_density
+from phlogiston.engine.coupling import tied_elements
 from phlogiston.engine.enumeration import posterior as enumerated_posterior
 from phlogiston.engine.enumeration import table_size as enumerated_table_size
 from phlogiston.engine.full import Columns, FullDensity, constrained_density, full_density
@@ -18,6 +19,8 @@ from phlogiston.engine.interpret import LIKELIHOOD, Interpreter, Slot, Values
 from phlogiston.engine.isolate import isolated
 from phlogiston.engine.sites import Bound, Structure, discover
 from phlogiston.errors import UnsupportedModel, UntraceableProgram, problem
+
+_SUMMED_OUT = ("density", "density_and_grad", "likelihood_and_grad", "discretes")  # readings without discrete latents
 
 
 class Target:
@@ -51,6 +54,7 @@ class Target:
         self._interpreter = Interpreter(bound, self.structure)
         self._functions: dict[str, Batched] = {}
         self._chains: dict[tuple[Any, ...], ChainDensity] = {}
+        self._independent = False  # known of the elements of plated discrete latents
         self._lock = threading.RLock()
 
     @property
@@ -137,6 +141,10 @@ class Target:
         rows = next(iter(values.values())).shape[0]
         return self._function("discretes", values)(values, rows, seed)
 
+    def tied_elements(self) -> tuple[str, str] | None:
+        """A plated discrete latent whose elements depend on each other, and the site by which; None if none do."""
+        return tied_elements(self._interpreter, self.dtype)
+
     def table_size(self) -> int:
         """The largest table that ``enumerate`` would make, in numbers; nothing of that size is made."""
         with isolated(seed=0, dtype=self.dtype):
@@ -144,6 +152,7 @@ class Target:
 
     def enumerate(self) -> tuple[torch.Tensor, Values]:
         """Exact log evidence, and the posterior probabilities ``[*batch shape, states]`` of every discrete latent."""
+        self._refuse_coupled()
         with isolated(seed=0, dtype=self.dtype):
             return enumerated_posterior(self._interpreter.bound, self.structure)
 
@@ -229,6 +238,8 @@ class Target:
 
     def _build(self, name: str, inputs: Values) -> Batched:
         reading = getattr(self._interpreter, name)
+        if name in _SUMMED_OUT:
+            self._refuse_coupled()
         bare = {key: value[0] for key, value in inputs.items()} if inputs else {"_": torch.zeros((), dtype=self.dtype)}
         function = (lambda values: reading({})) if "_" in bare else reading
         is_density = name in ("density", "density_and_grad", "likelihood_and_grad")
@@ -244,6 +255,19 @@ class Target:
             check=self._check_proposal if name == "propose" else None,
             judge=None if judged or not (self.dim or values_matter) else self._judge,
         )
+
+    def _refuse_coupled(self) -> None:
+        if self.structure.discrete and not self._independent:
+            if (tied := self.tied_elements()) is not None:
+                raise UnsupportedModel(
+                    problem(
+                        f"site {tied[0]!r}",
+                        found=f"elements of one plate that site {tied[1]!r} ties together",
+                        expected="elements that are independent given the rest, as each is summed out on its own",
+                        fix='ph.infer(model, "gibbs"), "mh" or "importance"; or one site an element, without the plate',
+                    )
+                )
+            self._independent = True
 
     def _judge(self) -> Batched:
         """The reading that decides whether graphs of this program follow the program: prior draws, or the density."""

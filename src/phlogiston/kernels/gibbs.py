@@ -20,7 +20,6 @@ from phlogiston.kernels.gibbs_plan import (
     Detector,
     Move,
     candidates_of,
-    coupled_site,
     drawn_in_closed_form,
     walks_of,
     without_jacobian,
@@ -326,13 +325,9 @@ def root_of(values: Array) -> Array:
 
 def can_be_summed_out(target: Target, largest_table: int) -> bool:
     """Whether enumeration along plates is right for the program's discrete latents, and no table too large."""
-    structure = target.structure
-    if not structure.discrete:
+    if not target.structure.discrete:
         return True
-    if target.table_size() > largest_table:
-        return False
-    full = target.full(PROBES, 0)
-    return coupled_site(full, joint_points(target, full, "uniform", np.random.SeedSequence(0), PROBES)) is None
+    return target.tied_elements() is None and target.table_size() <= largest_table
 
 
 def values_of_all(

@@ -260,17 +260,6 @@ class Detector:
         return centre, width
 
 
-def coupled_site(full: FullDensity, probes: Array) -> str | None:
-    """The first discrete site of which two elements share a term, as enumeration along plates supposes they do not."""
-    detector, base = Detector(full, probes), full.terms(probes)
-    for part in full.parts:
-        if part.site.discrete and len(part.coordinates) > 1:
-            for item in _alone(full, part):
-                if (detector.touched(item, base).sum(0) > 1).any():
-                    return part.site.name
-    return None
-
-
 def _perturbed(item: Candidates, values: Array, rng: np.random.Generator) -> Array:
     """Other values ``[P, d]`` than these."""
     if item.states is not None:
