@@ -236,4 +236,14 @@ def test_statistics_have_their_names_types_and_meaning() -> None:
     assert abs(float(stats["acceptance_rate"].mean()) - 0.8) < 0.08
     doublings = torch.floor(torch.log2(stats["n_steps"].double())) + 1
     assert (stats["tree_depth"] == doublings).all()
-    assert len(torch.unique(stats["step_size"])) == 1
+    assert (stats["step_size"] == stats["step_size"][:, :1]).all()
+
+
+def test_a_chain_in_a_narrow_neck_goes_on_in_smaller_steps(load_model: Any) -> None:
+    schools = load_model("eight_schools")
+    model = ph.Model(schools.centred, schools.sigma).observe(y=schools.y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ph.PhlogistonWarning)
+        for seed in range(3):
+            diverging = ph.infer(model, "nuts", seed=seed, progress=False).stats["diverging"]
+            assert int(diverging.sum(1).max()) < 500  # a chain that is stuck diverges in all of its 1,000 draws

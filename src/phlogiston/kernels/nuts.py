@@ -24,7 +24,7 @@ from phlogiston.kernels.adaptation import (
 )
 from phlogiston.kernels.blocks import Drawn, Report, State
 from phlogiston.kernels.streams import Words, fill_normals, streams
-from phlogiston.kernels.trees import CAUTION, COUNT, FILLED, LP, STATS, Trees, Z, advance, new_trees, place
+from phlogiston.kernels.trees import CAUTION, COUNT, FILLED, LP, STATS, TROUBLE, Trees, Z, advance, new_trees, place
 
 Array = NDArray[Any]
 _APPROACH = 0.5  # of warm-up at most, to find the typical set
@@ -118,7 +118,6 @@ class NutsBlock:
         run = _Run(density, state)
         draws, stats = run.rows(num_samples)
         run.trees.ints[:, FILLED] = 0
-        run.trees.reals[:, CAUTION] = 1.0
         interrupted = _fill(run, self.max_tree_depth, draws, stats, report)
         u = scaled(torch.from_numpy(draws.reshape(-1, draws.shape[-1]).T), run.scale)
         named = {name: _typed(name, stats[:, :, i]) for i, name in enumerate(STATS)}
@@ -201,6 +200,7 @@ class _Run:
         if not lost.size or sound.size < CROWD // 2:
             return np.empty(0, int)
         self.trees.vectors[lost, Z] = self.trees.vectors[sound[np.arange(lost.size) % sound.size], Z]
+        self.trees.reals[lost, TROUBLE] = 0.0
         self._state["relocated"] = self._state["relocated"] + lost.size
         return lost
 

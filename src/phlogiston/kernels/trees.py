@@ -32,12 +32,13 @@ S_FIRST = 15  # the first momentum of the subtree
 VECTORS = 16
 
 # Columns of Trees.reals and Trees.ints.
-H_0, LOG_W, S_LOG_W, LP, S_LP, ENERGY, S_ENERGY, ACCEPT, EPS, CAUTION = range(10)
-REALS = 10
+H_0, LOG_W, S_LOG_W, LP, S_LP, ENERGY, S_ENERGY, ACCEPT, EPS, CAUTION, TROUBLE = range(11)
+REALS = 11
 DIRECTION, DEPTH, LEAF, N_STEPS, COUNT, FILLED = range(6)
 INTS = 6
-# A chain that warm-up finds far out, where the step of the others is refused, goes on in smaller steps of its own.
-_LOST, _MORE_CAUTION = 0.2, 0.25
+# A chain that warm-up finds where the step of the others is refused goes on in smaller steps of its own. If it needed
+# them for most of the last transitions (``TROUBLE``, their share, averaged), it keeps them: it would not move any more.
+_LOST, _MORE_CAUTION, _MOSTLY, _MEMORY = 0.2, 0.25, 0.5, 0.9
 
 # Columns of the statistics of a draw.
 STATS = ("lp", "energy", "acceptance_rate", "n_steps", "tree_depth", "diverging", "step_size", "reached_max_treedepth")
@@ -63,10 +64,12 @@ class Trees(NamedTuple):
 def new_trees(words: Words, dim: int, max_depth: int, dtype: Any) -> Trees:
     """Chains without a position yet, each with its random stream, ``[C, 4]``."""
     chains = words.shape[0]
+    reals = np.zeros((chains, REALS))
+    reals[:, CAUTION] = 1.0
     return Trees(
         np.zeros((chains, VECTORS, dim), dtype),
         np.zeros((chains, 2, max_depth, dim), dtype),
-        np.zeros((chains, REALS)),
+        reals,
         np.zeros((chains, INTS), np.int64),
         words,
         np.zeros((dim, chains), dtype),
@@ -207,8 +210,8 @@ def place(trees: Trees, value: Array, grad: Array, step_size: float) -> None:
             v[Z, d], v[Z_G, d] = trees.front[d, c], grad[d, c]
         r[LP] = value[c]
         n[COUNT] = n[FILLED] = 0
-        r[CAUTION] = 1.0
-        _begin_transition(v, r, n, trees.words[c], step_size)
+        r[CAUTION] = min(r[CAUTION], _MORE_CAUTION) if r[TROUBLE] > _MOSTLY else 1.0
+        _begin_transition(v, r, n, trees.words[c], step_size * r[CAUTION])
         _begin_subtree(v, r, n, trees.words[c])
         _half_step(v, r, n)
     _collect(trees)
@@ -284,7 +287,7 @@ def advance(
             if usual:
                 heard += 1
                 accepted += rate
-            if row < rows and usual:
+            if row < rows and (usual or not warming_up):
                 n[FILLED] += 1
                 for d in range(v.shape[1]):
                     draws[c, row, d] = v[Z, d]
@@ -294,6 +297,7 @@ def advance(
                 stats[c, row, _REACHED] = n[DEPTH] >= max_depth
             n[COUNT] += 1
             if warming_up:
+                r[TROUBLE] = _MEMORY * r[TROUBLE] + (1.0 - _MEMORY) * (not usual or rate < _LOST)
                 r[CAUTION] = _MORE_CAUTION * r[CAUTION] if rate < _LOST else min(1.0, 2.0 * r[CAUTION])
             _begin_transition(v, r, n, words, step_size * r[CAUTION])
         if over or complete:
