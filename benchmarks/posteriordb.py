@@ -41,6 +41,7 @@ BEGIN, END = "<!-- posteriordb: written by benchmarks/posteriordb.py --update --
 # non-centred one's): no setting rids NUTS of divergences there, but long chains of short steps have the right moments.
 NUTS: dict[str, dict[str, object]] = {
     "bball_drive_event_0-hmm_drive_0": {"target_accept_prob": 0.9},
+    "earnings-logearn_height": {"mass_matrix": "dense"},
     "eight_schools-eight_schools_centered": {
         "target_accept_prob": 0.99,
         "num_warmup": 2_000,

@@ -639,7 +639,8 @@ runs = {}
 for num_chains in (4, many[0]):
     method = ph.NUTS(num_chains=num_chains, num_warmup=many[1], num_samples=many[2], engine="graph")
     runs[num_chains] = post = meant_to_fail(rubin.model, method, seed=3)  # four chains of so few draws may complain
-    assert len(torch.unique(post.stats["step_size"])) == 1  # one block of chains, one step size
+    steps = post.stats["step_size"][:, 0]
+    assert (steps == steps.max()).double().mean() > 0.9  # one for all, but for a chain that has got into a narrow place
     agree(post.moments("mu").mean, 4.396821, post.moments("mu").mean_se)
     print(f"{num_chains} chains: ESS {ess(post.draws['mu'].numpy()):.0f}, {post.figures['seconds_sampling']:.2f} s")
 assert ess(runs[many[0]].draws["mu"].numpy()) > many[0] / 8 * ess(runs[4].draws["mu"].numpy())

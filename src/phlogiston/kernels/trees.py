@@ -38,7 +38,7 @@ DIRECTION, DEPTH, LEAF, N_STEPS, COUNT, FILLED = range(6)
 INTS = 6
 # A chain that warm-up finds where the step of the others is refused goes on in smaller steps of its own. If it needed
 # them for most of the last transitions (``TROUBLE``, their share, averaged), it keeps them: it would not move any more.
-_LOST, _MORE_CAUTION, _MOSTLY, _MEMORY = 0.2, 0.25, 0.5, 0.9
+_LOST, _MORE_CAUTION, _MOSTLY, _MEMORY = 0.2, 0.25, 0.5, 0.95
 
 # Columns of the statistics of a draw.
 STATS = ("lp", "energy", "acceptance_rate", "n_steps", "tree_depth", "diverging", "step_size", "reached_max_treedepth")
