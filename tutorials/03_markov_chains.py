@@ -558,7 +558,8 @@ assert np.median(np.log(bad.draws["tau"].numpy()[diverged])) < np.median(np.log(
 for site, truth in (("mu", 4.396821), ("tau", 3.597705)):  # by quadrature: models/eight_schools.py
     assert abs(truth - rubin.reference.mean[site]) < 1e-6
     agree(good.moments(site).mean, truth, good.moments(site).mean_se)
-    agree(good.moments(site).sd, rubin.reference.sd[site], good.moments(site).sd_se)
+    if not SMOKE:  # so few draws say little of how far tau's long tail reaches, nor of the error of its spread
+        agree(good.moments(site).sd, rubin.reference.sd[site], good.moments(site).sd_se)
     print(f"{site}: exact {truth:.3f}, non-centred {good.expect(site)}, centred {bad.expect(site)}")
 agree(good.moments("theta").mean, rubin.reference.mean["theta"], good.moments("theta").mean_se)
 assert SMOKE or not good.diagnose()
