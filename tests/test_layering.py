@@ -21,7 +21,7 @@ LAYERS = [
     ["diagnostics"],
     ["model"],
     ["drawn"],
-    ["plots", "predictive", "groups", "tables"],
+    ["plots", "predictive", "groups", "tables", "trust"],
     ["storage"],
     ["posterior"],
     ["fitted"],

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from phlogiston.algorithms.mh import MH
     from phlogiston.algorithms.nuts import NUTS
     from phlogiston.algorithms.rejection import Rejection
-    from phlogiston.diagnostics import Finding, Loo
+    from phlogiston.diagnostics import Finding, Loo, Report
     from phlogiston.engine import Site, Target
     from phlogiston.errors import (
         ConvergenceWarning,
@@ -50,7 +50,7 @@ _HOMES = {
     "algorithms.mh": ("MH",),
     "algorithms.nuts": ("NUTS",),
     "algorithms.rejection": ("Rejection",),
-    "diagnostics": ("Finding", "Loo"),
+    "diagnostics": ("Finding", "Loo", "Report"),
     "engine": ("Site", "Target"),
     "errors": (
         "ConvergenceWarning",
@@ -102,6 +102,7 @@ __all__ = [
     "Reference",
     "Rejection",
     "RejectionWarning",
+    "Report",
     "SettingError",
     "ShapeWarning",
     "Site",

@@ -13,11 +13,9 @@ import torch
 
 from phlogiston import groups, storage
 from phlogiston.diagnostics import (
-    Finding,
     Loo,
     Moments,
-    findings_of_chains,
-    findings_of_weights,
+    Report,
     loo,
     moments,
     pareto_smooth,
@@ -28,6 +26,7 @@ from phlogiston.model import Model
 from phlogiston.plots import Plots
 from phlogiston.predictive import predict
 from phlogiston.tables import summary_table
+from phlogiston.trust import judge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -208,15 +207,20 @@ class Posterior:
             values = values[..., ~known.missing.events(known.event_dim).numpy()]
         return loo(values, None if self.log_weights is None else self.log_weights.numpy())
 
-    def diagnose(self) -> list[Finding]:
-        """Every reason not to believe these draws, each with the next thing to do; empty if there is none."""
-        if self.is_chain:
-            stats = {name: value.numpy() for name, value in self.stats.items()}
-            return findings_of_chains({name: value.numpy() for name, value in self.draws.items()}, stats)
-        if "pareto_k" in self.figures:
-            count = int(self.figures.get("num_particles", self.num_draws))
-            return findings_of_weights(self.figures["pareto_k"], self.figures["ess"], count)
-        return []
+    def diagnose(self, *, thorough: bool = True) -> Report:
+        r"""Whether to believe these draws: every check with its number and limit, and a verdict.
+
+        R-hat 1.01, ESS 100 a chain, divergences with where they happen, tree depth, E-BFMI 0.3, acceptance, stuck
+        chains, chains in different modes; Pareto k-hat against :math:`\min(1 - 1/\log_{10} S, 0.7)`; and against the
+        model: the score and Stein identities of its density, the weight of each mode, prior-data conflict.
+
+        Args:
+            thorough: whether the model is evaluated too; ``infer`` warns of the rest by itself.
+
+        Returns:
+            the findings, the gravest first, in a ``Report`` that is empty where nothing is wrong.
+        """
+        return judge(self, thorough=thorough)
 
     def summary(self, sites: str | tuple[str, ...] | None = None) -> pd.DataFrame:
         """A row a component: mean, sd, their Monte Carlo errors, quantiles, and for chains ESS and R-hat."""

@@ -1,8 +1,13 @@
 """Whether to believe the draws: weights, moments with their errors, convergence."""
 
-from phlogiston.diagnostics.findings import Finding, findings_of_chains, findings_of_weights
+from phlogiston.diagnostics.between import modes_between_chains, stuck
+from phlogiston.diagnostics.conflict import check_conflict
+from phlogiston.diagnostics.findings import acceptance, checks_of_chains, checks_of_weights
 from phlogiston.diagnostics.loo import Loo, loo
+from phlogiston.diagnostics.modes import check_modes
 from phlogiston.diagnostics.moments import Moments, moments, quantiles, standard_error
+from phlogiston.diagnostics.stein import check_draws
+from phlogiston.diagnostics.verdict import Check, Finding, Report, skipped
 from phlogiston.diagnostics.weights import (
     effective_sample_size,
     khat_threshold,
@@ -12,18 +17,27 @@ from phlogiston.diagnostics.weights import (
 )
 
 __all__ = [
+    "Check",
     "Finding",
     "Loo",
     "Moments",
+    "Report",
+    "acceptance",
+    "check_conflict",
+    "check_draws",
+    "check_modes",
+    "checks_of_chains",
+    "checks_of_weights",
     "effective_sample_size",
-    "findings_of_chains",
-    "findings_of_weights",
     "khat_threshold",
     "log_mean_exp",
     "loo",
+    "modes_between_chains",
     "moments",
     "pareto_smooth",
     "quantiles",
+    "skipped",
     "standard_error",
+    "stuck",
     "systematic_resample",
 ]

@@ -1,0 +1,210 @@
+"""Which checks a posterior gets, and what they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from phlogiston.diagnostics import (
+    Check,
+    Report,
+    acceptance,
+    check_conflict,
+    check_draws,
+    check_modes,
+    checks_of_chains,
+    checks_of_weights,
+    modes_between_chains,
+    quantiles,
+    skipped,
+    stuck,
+)
+from phlogiston.drawn import Drawn
+from phlogiston.engine import Target
+from phlogiston.engine.isolate import generator, spawn
+from phlogiston.errors import ModelError
+from phlogiston.model import Model
+
+Array = NDArray[Any]
+
+MOST_DRAWS = 2_000  # that are held against the density
+MOST_DRAWS_IN_A_LOOP = 400
+MOST_NUMBERS = 2_000_000
+PRIOR_DRAWS = 4_000
+_SEEN = 16  # components of a site that tell whether a chain moves
+
+
+class Judged(Drawn, Protocol):
+    """What is judged (a ``Posterior``)."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The method's settings."""
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Numbers about the run."""
+
+    @property
+    def weights(self) -> torch.Tensor | None:
+        """Smoothed and normalised."""
+
+
+def judge(posterior: Judged, *, thorough: bool) -> Report:
+    """Every check that applies; those that evaluate the model only if ``thorough``."""
+    checks: list[Check] = []
+    if posterior.is_chain:
+        checks += _of_chains(posterior)
+    elif "pareto_k" in posterior.figures:
+        draws = next(iter(posterior.draws.values())).shape[1]
+        count = int(posterior.figures.get("num_particles", draws))
+        checks += checks_of_weights(posterior.figures["pareto_k"], posterior.figures["ess"], count)
+    if thorough:
+        checks += _against_the_model(posterior)
+    return Report(tuple(checks))
+
+
+def _of_chains(posterior: Judged) -> list[Check]:
+    draws = {name: value.numpy() for name, value in posterior.draws.items()}
+    stats = {name: value.numpy() for name, value in posterior.stats.items()}
+    labels = labels_of(posterior)
+    checks = [stuck(moving)] if (moving := _moving(posterior, draws)) else []
+    target = _number(posterior.settings.get("target_accept_prob"))
+    if target is not None and "acceptance_rate" in stats:
+        checks.append(acceptance(stats["acceptance_rate"], target))
+    of_chains = checks_of_chains(draws, stats, labels)
+    doubtful = any(c.name == "R-hat" and c.state == "do not use" for c in of_chains)
+    if doubtful:
+        checks.append(modes_between_chains(draws, stats.get("lp"), labels))
+    return [*checks, *of_chains]
+
+
+def labels_of(posterior: Drawn) -> Any:
+    """What each position along each dimension of a site is called."""
+    return posterior.model.labels if posterior.model is not None else _numbered
+
+
+def _numbered(name: str, shape: Sequence[int]) -> list[Sequence[Any]]:
+    return [range(size) for size in shape]
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _moving(posterior: Judged, draws: Mapping[str, Array]) -> dict[str, Array]:
+    """A few components of every latent that lives on a continuum."""
+    if posterior.model is None:
+        names = [name for name, value in draws.items() if value.dtype.kind == "f" and (value != np.round(value)).any()]
+    else:
+        names = [site.name for site in posterior.model.structure.continuous if site.missing is None]
+    flat = {name: draws[name].reshape(*draws[name].shape[:2], -1)[..., :_SEEN] for name in names if name in draws}
+    return {name: value for name, value in flat.items() if value.shape[2]}
+
+
+def _against_the_model(posterior: Judged) -> list[Check]:
+    name, density = "prior and data", "draws against the density"
+    if posterior.model is None:
+        return [skipped(title, "no model; ph.load(path, model=model)") for title in (density, name)]
+    return [*_density_checks(posterior, posterior.model), _conflict(posterior, posterior.model)]
+
+
+def _density_checks(posterior: Judged, model: Model) -> list[Check]:
+    names = "draws against the density", "weights of modes"
+    continuous = model.structure.continuous
+    if not continuous:
+        return []
+    if posterior.log_weights is not None:
+        return [skipped(names[0], "weighted draws: Pareto k-hat says it")]
+    if missing := [site.name for site in continuous if site.name not in posterior.draws]:
+        return [skipped(names[0], f"no draws of {missing[0]}")]
+    target = model.target()
+    try:
+        u, gradient = _evaluated(posterior, target)
+    except ModelError as error:  # discrete latents that cannot be summed out: there is no density to hold draws against
+        return [skipped(names[0], str(error).partition(";")[0])]
+    label = _coordinates(posterior, target)
+    inflation = _inflation(posterior, u)
+    checks = [check_draws(u, gradient, label, chains=posterior.is_chain, inflation=inflation)]
+    keep = (np.isfinite(u).all(2) & np.isfinite(gradient).all(2)).all(0)
+    if keep.any() and checks[0].state != "not judged":
+
+        def log_density(rows: Array) -> Array:
+            return target.log_density(torch.from_numpy(rows)).numpy()
+
+        rng = generator(spawn(posterior.seed or 0, 7)[6])
+        checks.append(check_modes(u[:, keep], log_density, label, rng, chains=posterior.is_chain))
+    return checks
+
+
+def _evaluated(posterior: Judged, target: Target) -> tuple[Array, Array]:
+    """Some of the draws on the unconstrained scale, and the gradient there, ``[chain, draw, D]``."""
+    names = [site.name for site in target.structure.continuous]
+    chains, draws = posterior.draws[names[0]].shape[:2]
+    target.value_and_grad(torch.zeros(1, target.dim, dtype=target.dtype))
+    slow = target.engine_of("density_and_grad").startswith("loop")
+    most = MOST_DRAWS_IN_A_LOOP if slow else min(MOST_DRAWS, max(MOST_NUMBERS // max(target.dim, 1), 200))
+    step = max(1, -(-chains * draws // most))
+    values = {name: posterior.draws[name][:, ::step] for name in names}
+    u = target.unconstrain(values)
+    finite = torch.isfinite(u).all(-1)
+    _, gradient = target.value_and_grad(torch.where(finite[..., None], u, 0.0))
+    gradient = torch.where(finite[..., None], gradient, torch.nan)
+    return u.numpy().astype(float), gradient.numpy().astype(float)
+
+
+def _inflation(posterior: Judged, u: Array) -> float:
+    """How much larger the errors of independent draws are where draws were resampled and repeat each other."""
+    if posterior.is_chain:
+        return 1.0
+    count = u.shape[0] * u.shape[1]
+    different = len(np.unique(u.reshape(count, -1), axis=0))
+    worth = posterior.figures.get("ess", np.inf)
+    return float(np.sqrt(max(count / different, 1.0) + count / worth))
+
+
+def _coordinates(posterior: Judged, target: Target) -> Any:
+    """Position in the unconstrained vector -> the component's name."""
+    from phlogiston.diagnostics.findings import component
+
+    labels = labels_of(posterior)
+
+    def label(place: int) -> str:
+        slot = next(slot for slot in target.slots if slot.start <= place < slot.stop)
+        same = slot.shape == slot.site.shape
+        return component(slot.site.name, slot.shape, place - slot.start, labels if same else _numbered)
+
+    return label
+
+
+def _conflict(posterior: Judged, model: Model) -> Check:
+    name = "prior and data"
+    latents = model.structure.of("latent")
+    improper = [site.name for site in latents if site.improper]
+    sites = [
+        s for s in latents if not s.discrete and s.missing is None and s.name in posterior.draws and any_of(s.shape)
+    ]
+    if improper:
+        return skipped(name, f"the prior of {improper[0]} is improper")
+    if not sites or not model.structure.observations:
+        return skipped(name, "no continuous latent" if not sites else "nothing is observed")
+    size = sum(int(np.prod(site.shape)) for site in model.structure.sites)
+    count = int(np.clip(MOST_NUMBERS // max(size, 1), 200, PRIOR_DRAWS))
+    prior = model.target().simulate({}, count, spawn(posterior.seed or 0, 8)[7])
+    weights = None if posterior.weights is None else posterior.weights.numpy()
+    medians = {site.name: quantiles(posterior.draws[site.name].double().numpy(), (0.5,), weights)[0] for site in sites}
+    return check_conflict(
+        {site.name: prior[site.name].double().numpy() for site in sites}, medians, labels_of(posterior)
+    )
+
+
+def any_of(shape: Sequence[int]) -> bool:
+    """Whether a site of that shape holds any number."""
+    return all(shape)
