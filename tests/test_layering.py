@@ -15,11 +15,12 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # From the lowest. A part is a file or a folder; it imports from the lines above its own, and a folder from itself.
 LAYERS = [
     ["errors"],
-    ["estimate", "reference", "registry", "checkpoint"],
+    ["nets", "estimate", "reference", "registry", "checkpoint"],
     ["engine"],
     ["preflight", "arviz_edge"],
     ["diagnostics"],
     ["model"],
+    ["guides"],
     ["drawn"],
     ["plots", "predictive", "groups", "tables", "trust"],
     ["storage"],

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from phlogiston.diagnostics import Finding, Loo, Report
     from phlogiston.engine import Site, Target
     from phlogiston.errors import (
+        AmortisationWarning,
         ConvergenceWarning,
         DataFileError,
         ImpossibleEvidence,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     )
     from phlogiston.estimate import Estimate
     from phlogiston.fitted import Fitted
+    from phlogiston.guides.amortized import Amortized
     from phlogiston.inference import infer, load, methods
     from phlogiston.model import Model
     from phlogiston.posterior import Posterior
@@ -53,6 +55,7 @@ _HOMES = {
     "diagnostics": ("Finding", "Loo", "Report"),
     "engine": ("Site", "Target"),
     "errors": (
+        "AmortisationWarning",
         "ConvergenceWarning",
         "DataFileError",
         "ImpossibleEvidence",
@@ -70,6 +73,7 @@ _HOMES = {
     ),
     "estimate": ("Estimate",),
     "fitted": ("Fitted",),
+    "guides.amortized": ("Amortized",),
     "inference": ("infer", "load", "methods"),
     "model": ("Model",),
     "posterior": ("Posterior",),
@@ -83,6 +87,8 @@ __all__ = [
     "HMC",
     "MH",
     "NUTS",
+    "AmortisationWarning",
+    "Amortized",
     "ConvergenceWarning",
     "DataFileError",
     "Estimate",

@@ -36,7 +36,7 @@ def _tied(readings: FullReadings, part: Part, states: torch.Tensor, w: torch.Ten
     for row in sorted({0, len(coordinates) // 2, len(coordinates) - 1})[:_ELEMENTS]:
         others = torch.arange(len(coordinates)) != row
         changed = [
-            _changed(base, readings.terms({"w": _moved(w, rows, states)})["terms"])
+            differs(base, readings.terms({"w": _moved(w, rows, states)})["terms"])
             for rows in (coordinates[[row]], coordinates[others])
         ]
         both = (changed[0] & changed[1]).nonzero()
@@ -53,6 +53,7 @@ def _moved(w: torch.Tensor, rows: torch.Tensor, states: torch.Tensor) -> torch.T
     return moved
 
 
-def _changed(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+def differs(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Where two readings of the same terms differ by more than rounding."""
     same = (before == after) | (before.isnan() & after.isnan())
     return ~(same | ((before - after).abs() <= 1e-12 * (1.0 + before.abs())))

@@ -303,12 +303,12 @@ def _site(msg: dict[str, Any]) -> Site:
         discrete=discrete,
         states=states,
         improper=role == "latent" and handlers.is_improper(fn),
-        masked=not bool(_mask(msg).all()),
+        masked=not bool(mask_of(msg).all()),
         distribution=type(handlers.base(fn)).__name__,
         unconstrained_shape=unconstrained,
         dtype=value.dtype,
         drawn_shape=tuple(fn.batch_shape + fn.event_shape),
-        in_support=(role != "observed" and missing is None) or _in_support(fn, value, _mask(msg)),
+        in_support=(role != "observed" and missing is None) or _in_support(fn, value, mask_of(msg)),
         log_prob=log_prob,
         score_error=error,
         missing=missing,
@@ -333,7 +333,7 @@ def _scored(msg: dict[str, Any], role: Role) -> tuple[float, str]:
         return 0.0, ""
     try:
         with Adapt():
-            log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), mask=_mask(msg))
+            log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), mask=mask_of(msg))
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         return 0.0, str(error).strip().partition("\n")[0] or type(error).__name__
     return float(torch.as_tensor(log_prob).sum()), ""
@@ -348,7 +348,7 @@ def _count_states(fn: Any) -> int | None:
         return None
 
 
-def _mask(msg: dict[str, Any]) -> torch.Tensor:
+def mask_of(msg: dict[str, Any]) -> torch.Tensor:
     """Where the site counts: the mask of ``poutine.mask`` and that of ``.mask`` on its distribution."""
     masks = [msg["mask"], getattr(msg["fn"], "_mask", None)]
     found = torch.as_tensor(True)

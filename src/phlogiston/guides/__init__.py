@@ -1,0 +1,1 @@
+"""Guides: families of approximate posteriors, as settings that build one for a model."""
