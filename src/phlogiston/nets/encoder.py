@@ -39,7 +39,9 @@ class Encoder(nn.Module):
         (torch.Size([5, 2]), torch.Size([5, 2]))
     """
 
-    def __init__(self, body: Callable[[torch.Tensor], torch.Tensor], width: int, dim: int, *, full: bool = False):
+    def __init__(
+        self, body: Callable[[torch.Tensor], torch.Tensor], width: int, dim: int, *, full: bool = False
+    ) -> None:
         super().__init__()
         self.body, self.dim, self.full = body, dim, full
         self.loc, self.log_scale = nn.Linear(width, dim), nn.Linear(width, dim)
