@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -20,10 +21,11 @@ import torch
 from matplotlib.figure import Figure
 
 import phlogiston as ph
+import phlogiston.diagnostics
 from phlogiston.plots import DoesNotApply, Plots, components, densities
 
 SCHOOLS = ["Choate", "Deerfield", "Andover"]
-PICTURES = ["trace", "marginals", "pairs", "ranks", "weights", "predictive", "energy"]
+PICTURES = ["trace", "marginals", "forest", "pair", "rank", "weights", "predictive", "energy", "khat", "evidence"]
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -76,7 +78,17 @@ def title_of(figure: Figure) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("trace", 8), ("marginals", 4), ("pairs", 10), ("ranks", 4), ("predictive", 1), ("energy", 1)]
+    ("name", "count"),
+    [
+        ("trace", 8),
+        ("marginals", 4),
+        ("pair", 10),
+        ("rank", 4),
+        ("predictive", 1),
+        ("energy", 1),
+        ("forest", 1),
+        ("khat", 1),
+    ],
 )
 def test_pictures_of_chains(name: str, count: int, tmp_path: Path) -> None:
     figure = getattr(of_chains().plot, name)()
@@ -87,7 +99,9 @@ def test_pictures_of_chains(name: str, count: int, tmp_path: Path) -> None:
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("name", "count"), [("marginals", 4), ("pairs", 10), ("weights", 2), ("predictive", 1)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("marginals", 4), ("pair", 10), ("weights", 2), ("predictive", 1), ("forest", 1), ("khat", 1)]
+)
 def test_pictures_of_weighted_draws(name: str, count: int) -> None:
     figure = getattr(weighted().plot, name)()
     assert len(figure.axes) == count
@@ -97,7 +111,7 @@ def test_pictures_of_weighted_draws(name: str, count: int) -> None:
 def test_components_are_called_by_the_models_labels() -> None:
     expected = ["mu", "theta[Choate]", "theta[Deerfield]", "theta[Andover]"]
     assert labels_of(of_chains().plot.trace()) == expected
-    assert labels_of(of_chains().plot.ranks()) == expected
+    assert labels_of(of_chains().plot.rank()) == expected
     assert labels_of(of_chains(model=model()).plot.marginals()) == ["mu", "theta[0]", "theta[1]", "theta[2]"]
     assert labels_of(of_chains(model=None).plot.marginals()) == ["mu", "theta[0]", "theta[1]", "theta[2]"]
 
@@ -124,12 +138,12 @@ def test_sites_and_single_components_can_be_asked_for(sites: Any, expected: list
     assert labels_of(of_chains().plot.marginals(sites)) == expected
 
 
-@pytest.mark.parametrize("name", ["trace", "marginals", "pairs", "ranks"])
+@pytest.mark.parametrize("name", ["trace", "marginals", "pair", "rank"])
 def test_unknown_sites_are_named_with_the_nearest(name: str) -> None:
     with pytest.raises(ph.UnknownName, match="found no site 'thets'; did you mean 'theta'"):
-        getattr(of_chains().plot, name)(sites=["thets"])
+        getattr(of_chains().plot, name)(var_names=["thets"])
     with pytest.raises(ph.UnknownName, match=r"site 'theta' has no component 'theta\[Choat\]'; did you mean"):
-        getattr(of_chains().plot, name)(sites="theta[Choat]")
+        getattr(of_chains().plot, name)(var_names="theta[Choat]")
 
 
 @pytest.mark.parametrize(
@@ -137,13 +151,13 @@ def test_unknown_sites_are_named_with_the_nearest(name: str) -> None:
     [
         (weighted, "trace", "trace (importance): found weighted draws, which have no order to look at; expected the "
          "draws of chains, such as those of 'nuts'; write: post.plot.weights()"),
-        (weighted, "ranks", "ranks (importance): found weighted draws"),
+        (weighted, "rank", "rank (importance): found weighted draws"),
         (lambda: independent({"x": normal(1, 9)}), "trace", "found independent draws, which have no order to look at"),
-        (lambda: of_chains(1), "ranks", "ranks: found one chain; expected several to compare; write: num_chains=4"),
+        (lambda: of_chains(1), "rank", "rank: found one chain; expected several to compare; write: num_chains=4"),
         (of_chains, "weights", "weights (nuts): found draws that count the same; expected weighted draws, such as "
          "those of 'importance'; write: post.plot.marginals()"),
         (lambda: of_chains(stats={}), "energy", "energy (nuts): found no energies; expected those of a Hamiltonian"),
-        (lambda: independent({"x": normal(1, 9)}), "pairs", "pairs: found one component; expected two or more"),
+        (lambda: independent({"x": normal(1, 9)}), "pair", "pair: found one component; expected two or more"),
         (lambda: of_chains(model=None), "predictive", "found a posterior without its model; expected one; "
          "write: ph.load(path, model=model)"),
         (lambda: of_chains(model=ph.Model(schools)), "predictive", "found no observed site"),
@@ -178,8 +192,8 @@ def test_ten_thousand_components_take_seconds_and_the_worst_are_shown() -> None:
     assert "the 12 of 10,001 components with the worst R-hat and ESS" in title_of(figure)
     assert {"w[7, 77]", "w[42, 42]", "w[1, 23]", "w[90, 0]"} <= set(labels_of(figure))
     assert "w[50, 0]" not in labels_of(figure)
-    assert len(post.plot.pairs().axes) == 15
-    assert "the 5 of 10,001" in title_of(post.plot.pairs())
+    assert len(post.plot.pair().axes) == 15
+    assert "the 5 of 10,001" in title_of(post.plot.pair())
 
 
 def test_draws_that_are_no_chains_show_the_first_components() -> None:
@@ -224,10 +238,11 @@ def test_notebooks_show_pictures() -> None:
 def test_all_writes_what_applies(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     names = [path.name for path in of_chains().plot.all(folder)]
-    assert names == ["trace.png", "marginals.png", "pairs.png", "ranks.png", "predictive.png", "energy.png"]
+    chains = ["trace", "marginals", "forest", "pair", "rank", "predictive", "energy", "khat"]
+    assert names == [f"{name}.png" for name in chains]
     assert sorted(names) == sorted(path.name for path in folder.iterdir())
     names = [path.name for path in weighted().plot.all(str(tmp_path))]
-    assert names == ["marginals.png", "pairs.png", "weights.png", "predictive.png"]
+    assert names == [f"{name}.png" for name in ("marginals", "forest", "pair", "weights", "predictive", "khat")]
 
 
 def test_every_public_picture_is_documented_and_written_by_all() -> None:
@@ -241,7 +256,7 @@ def test_divergences_are_counted_and_marked() -> None:
     rugs = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "|"]
     assert [len(line.get_xdata()) for line in rugs] == [3, 3]
     np.testing.assert_array_equal(rugs[1].get_xdata(), [0, 20, 40])
-    pairs = of_chains().plot.pairs(["mu", "theta[0]"])
+    pairs = of_chains().plot.pair(["mu", "theta[0]"])
     assert [len(points.get_offsets()) for points in pairs.axes[1].collections] == [237, 3]
     one = torch.zeros(4, 60, dtype=torch.bool)
     one[1, 1] = True
@@ -266,14 +281,14 @@ def test_many_chains_are_shaded_and_their_worst_ranked() -> None:
     draws[13] += 5.0
     post = of_chains(20, 50, draws={"x": draws}, stats={}, model=None)
     assert "chains from dark to light" in title_of(post.plot.trace())
-    ranks = post.plot.ranks()
+    ranks = post.plot.rank()
     assert "the 8 chains" in title_of(ranks)
     assert "13" in [text.get_text() for text in ranks.axes[0].get_yticklabels()]
 
 
 def test_ranks_of_tied_draws_look_level() -> None:
     draws = torch.from_numpy(np.random.default_rng(0).integers(0, 2, (2, 1000)))
-    figure = of_chains(draws={"b": draws}, stats={}, model=None).plot.ranks()
+    figure = of_chains(draws={"b": draws}, stats={}, model=None).plot.rank()
     heights = [patch.get_data().values - patch.get_data().baseline for patch in figure.axes[0].patches]
     assert len(heights) == 2
     np.testing.assert_allclose(heights, 1.0, atol=0.35)
@@ -329,7 +344,7 @@ def test_weighted_histograms_and_pairs_follow_the_weights() -> None:
     values = torch.cat([torch.zeros(500), torch.ones(500)])[None] + 0.01 * normal(1, 1000)
     log_weights = torch.where(values > 0.5, 0.0, -50.0).double()
     post = ph.Posterior(draws={"x": values, "y": normal(1, 1000)}, log_weights=log_weights, method="importance", seed=0)
-    shown = post.plot.pairs().axes[1].collections[0].get_offsets()[:, 0]
+    shown = post.plot.pair().axes[1].collections[0].get_offsets()[:, 0]
     assert shown.min() > 0.9
     low, _ = post.plot.marginals("x").axes[0].get_xlim()
     assert low > 0.9  # draws without weight do not stretch the axis
@@ -358,11 +373,51 @@ def test_energy_says_its_bfmi() -> None:
     assert "E-BFMI lowest" in title_of(post.plot.energy())
 
 
+def test_forests_have_a_row_a_component_and_a_line_a_chain() -> None:
+    axes = of_chains().plot.forest().axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["mu", *(f"theta[{name}]" for name in SCHOOLS)]
+    assert sum(len(line.get_xdata()) == 2 for line in axes.lines) >= 2 * 4 * 4
+    assert sum("R-hat" in text.get_text() for text in axes.texts) == 4
+    many = of_chains(draws={"x": normal(4, 60, 100)}, model=None).plot.forest()
+    assert "the 40 of 100 components with the worst R-hat and ESS" in title_of(many)
+    assert len(many.axes[0].get_yticklabels()) == 40
+
+
+def test_weighted_forests_show_weighted_quantiles() -> None:
+    post = weighted(2.0)
+    lines = post.plot.forest("mu").axes[0].lines
+    values, weights = post.draws["mu"].numpy(), post.weights.numpy()
+    low, high = ph.diagnostics.quantiles(values, (0.05, 0.95), weights)
+    assert np.allclose(lines[0].get_xdata(), [low, high])
+
+
+def test_khat_marks_the_observations_above_its_limit() -> None:
+    draws = {"mu": normal(4, 60), "theta": torch.tensor([1.0, 2.0, 3.0]) + 3.0 * normal(4, 60, 3, seed=1)}
+    post = of_chains(draws=draws)
+    found = post.loo("y")
+    axes = post.plot.khat().axes[0]
+    assert {text.get_text() for text in axes.texts} == {SCHOOLS[i] for i in np.nonzero(found.khat > found.limit)[0]}
+    assert axes.texts
+    assert np.allclose(np.sort(np.concatenate([line.get_ydata() for line in axes.lines[:2]])), np.sort(found.khat))
+
+
+def test_evidence_settles_where_it_is_stated() -> None:
+    post = weighted()
+    with pytest.raises(DoesNotApply, match=r"evidence \(importance\): found no estimate"):
+        post.plot.evidence()
+    logs = post.log_weights.reshape(-1).numpy()
+    stated = dataclasses.replace(post, log_evidence=ph.diagnostics.log_mean_exp(logs))
+    axes = stated.plot.evidence().axes[0]
+    assert np.isclose(axes.lines[0].get_ydata()[-1], stated.log_evidence.value)
+    alone = dataclasses.replace(of_chains(), log_evidence=ph.Estimate(-3.0, 0.1)).plot.evidence()
+    assert "log p(observed) = -3.0000 ± 0.1000" in title_of(alone)
+
+
 def test_draws_that_are_not_finite_or_do_not_vary_are_drawn_all_the_same() -> None:
     draws = {"nan": torch.full((4, 60), torch.nan), "same": torch.full((4, 60), 3.7), "inf": normal(4, 60)}
     draws["inf"][0, 0] = torch.inf
     post = of_chains(draws=draws, model=None)
-    for name in ("trace", "marginals", "pairs", "ranks"):
+    for name in ("trace", "marginals", "pair", "rank"):
         getattr(post.plot, name)().savefig(io.BytesIO())
     assert "no finite draws" in [text.get_text() for text in post.plot.marginals("nan").axes[0].texts]
 
@@ -439,7 +494,8 @@ def test_columns_have_a_panel_each_and_sites_a_picture_each(tmp_path: Path) -> N
     with pytest.raises(ph.UnknownName, match="found no observed site 'tabel'; did you mean 'table'"):
         post.plot.predictive("tabel")
     names = [path.name for path in post.plot.all(tmp_path)]
-    assert names == ["marginals.png", "predictive_table.png", "predictive_number.png"]
+    pictures = ["marginals", "forest", "predictive_table", "predictive_number", "khat_table", "khat_number"]
+    assert names == [f"{name}.png" for name in pictures]
 
 
 def test_single_values_are_shown_together() -> None:

@@ -236,7 +236,7 @@ class Posterior:
 
     @property
     def plot(self) -> Plots:
-        """Pictures: ``.plot.trace()``, ``.plot.marginals()``, ``.plot.pairs()``, ``.plot.predictive()``."""
+        """Pictures: ``.plot.trace()``, ``.plot.marginals()``, ``.plot.pair()``, ``.plot.predictive()``."""
         return Plots(self)
 
     def save(self, path: str | Path) -> Path:

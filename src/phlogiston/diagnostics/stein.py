@@ -94,10 +94,10 @@ def _batched(values: Array, chains: bool) -> tuple[Array, Array]:
 
 
 def _heavy(values: Array) -> bool:
-    """Whether the tail is so heavy that a standard error means nothing."""
-    with np.errstate(divide="ignore"):
-        _, khat = pareto_smooth(np.log(np.abs(values.reshape(-1))))
-    return khat > _HEAVY
+    """Whether a tail, on either side, is so heavy that a standard error means nothing."""
+    centred = values.reshape(-1) - np.median(values)
+    tails = (np.log(np.maximum(side, np.finfo(float).tiny)) for side in (centred, -centred))
+    return max(pareto_smooth(tail)[1] for tail in tails) > _HEAVY
 
 
 def check_draws(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phlogiston.plots import chains, marginals, predictive, weights
+from phlogiston.plots import chains, evidence, forest, khat, marginals, predictive, weights
 from phlogiston.plots.components import DoesNotApply, Plottable
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Plots:
 
     Each returns a matplotlib ``Figure`` that belongs to no window and to no pyplot state; ``.savefig(path)`` writes
     it. At most twelve components are shown, of chains those with the worst R-hat and ESS, and the title says so; ask
-    for others by ``sites``, a name such as "theta", or a component as the pictures label it, such as
+    for others by ``var_names``, a site such as "theta", or a component as the pictures label it, such as
     "theta[Choate]". Tails so long that they would hide the rest are cut from view.
 
     Args:
@@ -39,11 +39,11 @@ class Plots:
 
     posterior: Plottable
 
-    def trace(self, sites: Sites = None) -> Figure:
+    def trace(self, var_names: Sites = None) -> Figure:
         """The marginal density of each component, a line a chain, beside its draws in order; divergences as ticks.
 
         Args:
-            sites: the sites or components to show; all by default.
+            var_names: the sites or components to show; all by default.
 
         Returns:
             a figure of two axes a component.
@@ -52,15 +52,15 @@ class Plots:
             DoesNotApply: the draws are not chains (a ``ValueError``).
             UnknownName: there is no such site.
         """
-        return chains.trace(self.posterior, sites)
+        return chains.trace(self.posterior, var_names)
 
-    def marginals(self, sites: Sites = None, reference: Mapping[str, Any] | None = None) -> Figure:
+    def marginals(self, var_names: Sites = None, reference: Mapping[str, Any] | None = None) -> Figure:
         """The marginal of each component, weighted where the draws are, with its mean and central 90 % interval.
 
         Whole numbers are shown as bars, of exact probabilities where the posterior has them.
 
         Args:
-            sites: the sites or components to show; all by default.
+            var_names: the sites or components to show; all by default.
             reference: site -> true value, of the site's shape, shown as a dashed line.
 
         Returns:
@@ -70,13 +70,13 @@ class Plots:
             UnknownName: there is no such site.
             ValueError: a reference has another shape than its site.
         """
-        return marginals.marginals(self.posterior, sites, reference or {})
+        return marginals.marginals(self.posterior, var_names, reference or {})
 
-    def pairs(self, sites: Sites = None) -> Figure:
+    def pair(self, var_names: Sites = None) -> Figure:
         """Every pair of at most five components as points, divergences in another colour; weighted draws resampled.
 
         Args:
-            sites: the sites or components to show; all by default.
+            var_names: the sites or components to show; all by default.
 
         Returns:
             a figure of k (k + 1) / 2 axes for k components, the lower triangle with the marginals on its diagonal.
@@ -85,13 +85,27 @@ class Plots:
             DoesNotApply: there are fewer than two components (a ``ValueError``).
             UnknownName: there is no such site.
         """
-        return marginals.pairs(self.posterior, sites)
+        return marginals.pair(self.posterior, var_names)
 
-    def ranks(self, sites: Sites = None) -> Figure:
+    def forest(self, var_names: Sites = None) -> Figure:
+        """Central 50 % and 90 % intervals of every component under each other, a line a chain, with R-hat and ESS.
+
+        Args:
+            var_names: the sites or components to show, up to forty; all by default.
+
+        Returns:
+            a figure of one axes.
+
+        Raises:
+            UnknownName: there is no such site.
+        """
+        return forest.forest(self.posterior, var_names)
+
+    def rank(self, var_names: Sites = None) -> Figure:
         """How each chain's draws rank among those of all chains: level where the chains agree.
 
         Args:
-            sites: the sites or components to show; all by default.
+            var_names: the sites or components to show; all by default.
 
         Returns:
             a figure of one axes a component.
@@ -100,7 +114,7 @@ class Plots:
             DoesNotApply: the draws are not chains, or one chain only (a ``ValueError``).
             UnknownName: there is no such site.
         """
-        return chains.ranks(self.posterior, sites)
+        return chains.rank(self.posterior, var_names)
 
     def weights(self) -> Figure:
         """The importance weights from the largest, and what share of their sum the largest hold; k-hat and ESS.
@@ -143,6 +157,32 @@ class Plots:
         """
         return chains.energy(self.posterior)
 
+    def khat(self, site: str | None = None) -> Figure:
+        """The Pareto k-hat of leaving each observation out, against its limit: which ones the posterior hangs on.
+
+        Args:
+            site: an observed site; may be left out if there is one.
+
+        Returns:
+            a figure of one axes.
+
+        Raises:
+            DoesNotApply: there is no model, nothing is observed, or ``site`` must be named (a ``ValueError``).
+            UnknownName: no observed site has that name.
+        """
+        return khat.khat(self.posterior, site)
+
+    def evidence(self) -> Figure:
+        """The log evidence with its error; of weighted draws, how it settles as they accumulate.
+
+        Returns:
+            a figure of one axes.
+
+        Raises:
+            DoesNotApply: the method does not estimate the evidence (a ``ValueError``).
+        """
+        return evidence.evidence(self.posterior)
+
     def all(self, folder: str | Path) -> list[Path]:
         """Write every picture that applies as PNG: trace.png, marginals.png, and so on.
 
@@ -167,8 +207,9 @@ class Plots:
     def _pictures(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
         yield "trace", self.trace
         yield "marginals", self.marginals
-        yield "pairs", self.pairs
-        yield "ranks", self.ranks
+        yield "forest", self.forest
+        yield "pair", self.pair
+        yield "rank", self.rank
         yield "weights", self.weights
         sites = predictive.separate_sites(self.posterior)
         for site in sites:
@@ -176,3 +217,8 @@ class Plots:
         if not sites:
             yield "predictive", self.predictive
         yield "energy", self.energy
+        for site in sites:
+            yield f"khat_{site}", lambda site=site: self.khat(site)  # type: ignore[misc]
+        if not sites:
+            yield "khat", self.khat
+        yield "evidence", self.evidence

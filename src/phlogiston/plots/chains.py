@@ -100,11 +100,11 @@ def _rug(axes: Axes, places: Array) -> None:
 
 
 @style.styled
-def ranks(posterior: Plottable, sites: Sequence[str] | str | None) -> Figure:
-    """Rank histograms by chain; see ``Plots.ranks``."""
-    _require_chains(posterior, "ranks")
+def rank(posterior: Plottable, sites: Sequence[str] | str | None) -> Figure:
+    """Rank histograms by chain; see ``Plots.rank``."""
+    _require_chains(posterior, "rank")
     if posterior.num_chains < 2:
-        found = problem("ranks", found="one chain", expected="several to compare", fix="num_chains=4")
+        found = problem("rank", found="one chain", expected="several to compare", fix="num_chains=4")
         raise DoesNotApply(found)
     chosen = choose(posterior, sites)
     rows = min(_ROWS, posterior.num_chains)

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from phlogiston.diagnostics import Loo
 from phlogiston.diagnostics.convergence import SCREENED, badness, convergence, screen
 from phlogiston.drawn import Drawn
 from phlogiston.errors import UnknownName, did_you_mean
+from phlogiston.estimate import Estimate
 
 Array = NDArray[np.float64]
 
@@ -39,6 +41,13 @@ class Plottable(Drawn, Protocol):
     @property
     def num_draws(self) -> int:
         """Draws of each chain."""
+
+    @property
+    def log_evidence(self) -> Estimate | None:
+        """With its error."""
+
+    def loo(self, site: str | None = None) -> Loo:
+        """Leave-one-out of an observed site."""
 
     def predict(self, *, sites: tuple[str, ...] | None = None) -> dict[str, torch.Tensor]:
         """Predictive draws of observed sites."""

@@ -122,12 +122,12 @@ def _exact(axes: Axes, posterior: Plottable, component: Component) -> None:
 
 
 @style.styled
-def pairs(posterior: Plottable, sites: Sequence[str] | str | None) -> Figure:
+def pair(posterior: Plottable, sites: Sequence[str] | str | None) -> Figure:
     """The lower triangle of a scatter matrix; see ``Plots.pairs``."""
     chosen = choose(posterior, sites, _PAIRED)
     count = len(chosen.components)
     if count < 2:
-        found = problem("pairs", found="one component", expected="two or more", fix="post.plot.marginals()")
+        found = problem("pair", found="one component", expected="two or more", fix="post.plot.marginals()")
         raise DoesNotApply(found)
     divergent = divergences(posterior)
     shown, marked = _rows(posterior, divergent)

@@ -50,7 +50,7 @@ class _Data:
 @style.styled
 def predictive(posterior: Plottable, site: str | None) -> Figure:
     """A panel a column of the data; see ``Plots.predictive``."""
-    data = _data(posterior, _sites(posterior, site))
+    data = _data(posterior, observed_sites(posterior, site))
     count = data[0].observed.size
     names = data[0].name if len(data) == 1 else f"{len(data)} columns"
     title, notes = heading(f"Predictions of {names}", posterior), [_legend(data[0])]
@@ -75,9 +75,9 @@ def separate_sites(posterior: Plottable) -> list[str]:
     return [] if together else [site.name for site in observed]
 
 
-def _sites(posterior: Plottable, site: str | None) -> list[str]:
+def observed_sites(posterior: Plottable, site: str | None, picture: str = "predictive") -> list[str]:
     """The observed sites to show: the one named, the only one, or all where all are single values."""
-    where = f"predictive ({posterior.method})"
+    where = f"{picture} ({posterior.method})"
     if posterior.model is None:
         found = problem(where, found="a posterior without its model", expected="one", fix="ph.load(path, model=model)")
         raise DoesNotApply(found)
@@ -90,13 +90,13 @@ def _sites(posterior: Plottable, site: str | None) -> list[str]:
     if site is None and separate_sites(posterior):
         found = f"{len(observed)} observed sites ({', '.join(observed)})"
         raise DoesNotApply(
-            problem(where, found=found, expected="a choice", fix=f'post.plot.predictive("{observed[0]}")')
+            problem(where, found=found, expected="a choice", fix=f'post.plot.{picture}("{observed[0]}")')
         )
     return [site] if site is not None else observed
 
 
 def _data(posterior: Plottable, names: list[str]) -> list[_Data]:
-    assert posterior.model is not None  # _sites has said so
+    assert posterior.model is not None  # observed_sites has said so
     kept = posterior.predictions.get("posterior_predictive", {})
     missing = tuple(name for name in names if name not in kept)
     predicted = {**kept, **(posterior.predict(sites=missing) if missing else {})}

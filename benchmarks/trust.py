@@ -1,0 +1,218 @@
+"""Whether ``diagnose`` tells bad fits from good ones: known-bad fits, healthy fits, and the confusion table.
+
+    python benchmarks/trust.py              # 10 seeds of every bad fit, 100 healthy seeds
+    python benchmarks/trust.py --seeds 2 --healthy 20
+
+A fit is bad by construction: an algorithm that is known to fail on the target, or draws with a fault put into them by
+hand. It is detected if the verdict is not "trust". A healthy fit is a method on a model that it treats well, with its
+default or documented settings; every verdict but "trust" is a false alarm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+
+import phlogiston as ph
+from phlogiston.diagnostics import Report
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+
+import beta_binomial
+import eight_schools
+import funnel
+import gamma_poisson
+import mixture
+import nig_regression
+import normal_normal
+import ppca
+
+Fit = Callable[[int], Report]
+DTYPE = torch.float64
+
+
+def correlated(rho: float) -> ph.Model:
+    covariance = torch.tensor([[1.0, rho], [rho, 1.0]], dtype=DTYPE)
+    return ph.Model(lambda: pyro.sample("z", dist.MultivariateNormal(torch.zeros(2, dtype=DTYPE), covariance)))
+
+
+def modes(share: float, distance: float) -> ph.Model:
+    """Two normals of unit sd, the left one with the given weight; a second coordinate is plain."""
+
+    def program() -> None:
+        z = pyro.sample("z", dist.ImproperUniform(dist.constraints.real, (), ()))
+        pyro.sample("plain", dist.Normal(0.0, 1.0))
+        weights, centres = torch.tensor([share, 1.0 - share]), torch.tensor([-distance, distance])
+        pyro.factor("modes", torch.logsumexp(weights.log() - 0.5 * (z - centres) ** 2, 0))
+
+    return ph.Model(program)
+
+
+def scale(y: float = 1.3) -> ph.Model:
+    def program() -> None:
+        sigma = pyro.sample("sigma", dist.Gamma(3.0, 1.0))
+        pyro.sample("y", dist.Normal(0.0, sigma))
+
+    return ph.Model(program).observe(y=y)
+
+
+def given(model: ph.Model, **draws: np.ndarray) -> Report:
+    """The report of draws made by hand: independent, [draw, ...]."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(value[None])).to(DTYPE) for name, value in draws.items()}
+    return ph.Posterior(draws=tensors, method="by hand", model=model, seed=0).diagnose()
+
+
+def run(model: ph.Model, method: str, seed: int, **settings: Any) -> Report:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ph.PhlogistonWarning)
+        return ph.infer(model, method, seed=seed, progress=False, **settings).diagnose()
+
+
+# Faults ---------------------------------------------------------------------------------------------------------------
+
+
+def centred_funnel(seed: int) -> Report:
+    return run(funnel.centred_model, "nuts", seed)
+
+
+def separated_modes(seed: int) -> Report:
+    """Four chains, of which at least one starts in either mode, as R-hat knows only of modes that a chain has found."""
+    starts = {"z": torch.tensor([-8.0, -8.0, 8.0, 8.0], dtype=DTYPE), "plain": torch.zeros(4, dtype=DTYPE)}
+    return run(modes(0.5, 8.0), "nuts", seed, initial=starts)
+
+
+def mean_field(seed: int) -> Report:
+    """Draws of the best mean-field normal of a normal with correlation 0.99: each variance 1 / precision."""
+    rng, rho = np.random.default_rng(seed), 0.99
+    return given(correlated(rho), z=rng.standard_normal((2000, 2)) * np.sqrt(1.0 - rho**2))
+
+
+def thin_proposal(seed: int) -> Report:
+    """A normal of sd 0.3 for a target of sd 1: k-hat is 1 - 0.3^2 = 0.91."""
+    model = ph.Model(lambda: pyro.sample("z", dist.Normal(0.0, 1.0)))
+    return run(model, "importance", seed, proposal=lambda: pyro.sample("z", dist.Normal(0.0, 0.3)))
+
+
+def wrong_variance(factor: float) -> Fit:
+    def fit(seed: int) -> Report:
+        root = np.linalg.cholesky([[1.0, 0.6], [0.6, 1.0]])
+        z = np.sqrt(factor) * np.random.default_rng(seed).standard_normal((2000, 2)) @ root.T
+        return given(correlated(0.6), z=z)
+
+    return fit
+
+
+def of_density(power: float) -> Fit:
+    """Draws from p(sigma | y) sigma^power: power 0 is right, -1 is the density of log sigma without its Jacobian."""
+
+    def fit(seed: int) -> Report:
+        grid = np.geomspace(1e-3, 30.0, 20_000)
+        log_p = (2.0 + power) * np.log(grid) - grid - np.log(grid) - 0.5 * (1.3 / grid) ** 2
+        mass = np.exp(log_p - log_p.max()) * np.gradient(grid)
+        rng = np.random.default_rng(seed)
+        sigma = rng.choice(grid, 2000, p=mass / mass.sum()) * np.exp(rng.normal(0.0, 1e-4, 2000))
+        return given(scale(), sigma=sigma)
+
+    return fit
+
+
+def mode_weight(drawn: float) -> Fit:
+    """Draws of two modes with weights drawn and 1 - drawn, where the density has 0.7 and 0.3."""
+
+    def fit(seed: int) -> Report:
+        rng = np.random.default_rng(seed)
+        z = np.where(rng.random(2000) < drawn, -5.0, 5.0) + rng.standard_normal(2000)
+        return given(modes(0.7, 5.0), z=z, plain=rng.standard_normal(2000))
+
+    return fit
+
+
+def stuck_chain(seed: int) -> Report:
+    """Three chains that move, and one that repeats its first point."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ph.PhlogistonWarning)
+        post = ph.infer(normal_normal.model, "nuts", seed=seed, progress=False)
+    draws = {name: value.clone() for name, value in post.draws.items()}
+    for value in draws.values():
+        value[3] = value[3, :1]
+    return ph.Posterior(
+        draws=draws, stats=post.stats, is_chain=True, method="nuts", model=post.model, seed=0
+    ).diagnose()
+
+
+BAD: dict[str, Fit] = {
+    "centred funnel, NUTS": centred_funnel,
+    "two separated modes, 4 chains": separated_modes,
+    "mean field, correlation 0.99": mean_field,
+    "importance, thin proposal": thin_proposal,
+    "variance x 0.5": wrong_variance(0.5),
+    "variance x 2": wrong_variance(2.0),
+    "dropped Jacobian": of_density(-1.0),
+    "wrong weight of a mode": mode_weight(0.5),
+    "stuck chain": stuck_chain,
+}
+HEALTHY: dict[str, Fit] = {
+    "normal-normal, NUTS": lambda seed: run(normal_normal.model, "nuts", seed),
+    "funnel non-centred, HMC": lambda seed: run(funnel.model, "hmc", seed, num_chains=16),
+    "eight schools non-centred, NUTS 0.99": lambda seed: run(
+        eight_schools.model, "nuts", seed, target_accept_prob=0.99
+    ),
+    "regression, NUTS": lambda seed: run(nig_regression.model, "nuts", seed),
+    "mixture, NUTS": lambda seed: run(mixture.model, "nuts", seed),
+    "PPCA, MH": lambda seed: run(ppca.model, "mh", seed, num_chains=16, num_steps=5),
+    "gamma-Poisson, Gibbs": lambda seed: run(gamma_poisson.model, "gibbs", seed),
+    "beta-binomial, importance": lambda seed: run(beta_binomial.model, "importance", seed),
+    "beta-binomial, rejection": lambda seed: run(beta_binomial.model, "rejection", seed),
+    "two modes, right weights": mode_weight(0.7),
+    "correlated normal, right": wrong_variance(1.0),
+    "scale, right density": of_density(0.0),
+}
+
+
+def tally(fits: dict[str, Fit], seeds: int) -> dict[str, list[Report]]:
+    """Reports of every fit, seed by seed."""
+    return {name: [fit(seed) for seed in range(seeds)] for name, fit in fits.items()}
+
+
+def table(title: str, reports: dict[str, list[Report]]) -> None:
+    print(f"\n{title}\n\n| fit | trust | caution | do not use | what was found most often |\n|---|---|---|---|---|")
+    for name, found in reports.items():
+        counts = [sum(report.verdict == v for report in found) for v in ("trust", "caution", "do not use")]
+        named = [check.name for report in found for check in report.checks if check.finding is not None]
+        most = max(set(named), key=named.count) if named else ""
+        print(f"| {name} | {counts[0]} | {counts[1]} | {counts[2]} | {most} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=10, help="of every bad fit")
+    parser.add_argument("--healthy", type=int, default=100, help="healthy seeds in all, shared out among the fits")
+    arguments = parser.parse_args()
+    began = time.perf_counter()
+    bad = tally(BAD, arguments.seeds)
+    table("Known-bad fits", bad)
+    each = -(-arguments.healthy // len(HEALTHY))
+    good = tally(HEALTHY, each)
+    table("Healthy fits", good)
+    seen = sum(report.verdict != "trust" for found in bad.values() for report in found)
+    alarms = sum(report.verdict != "trust" for found in good.values() for report in found)
+    total_bad, total_good = len(BAD) * arguments.seeds, len(HEALTHY) * each
+    print("\n| | flagged | trusted |\n|---|---|---|")
+    print(f"| bad ({total_bad}) | {seen} | {total_bad - seen} |")
+    print(f"| healthy ({total_good}) | {alarms} | {total_good - alarms} |")
+    print(f"\n{time.perf_counter() - began:.0f} s; false alarms {alarms / total_good:.1%} (limit 5 %)")
+    sys.exit(0 if seen == total_bad and alarms <= 0.05 * total_good else 1)
+
+
+if __name__ == "__main__":
+    main()
