@@ -172,6 +172,7 @@ HEALTHY: dict[str, Fit] = {
     "PPCA, MH": lambda seed: run(ppca.model, "mh", seed, num_chains=16, num_steps=5),
     "gamma-Poisson, Gibbs": lambda seed: run(gamma_poisson.model, "gibbs", seed),
     "beta-binomial, importance": lambda seed: run(beta_binomial.model, "importance", seed),
+    "eight schools, importance": lambda seed: run(eight_schools.model, "importance", seed, num_particles=5000),
     "beta-binomial, rejection": lambda seed: run(beta_binomial.model, "rejection", seed),
     "two modes, right weights": mode_weight(0.7),
     "correlated normal, right": wrong_variance(1.0),

@@ -117,6 +117,14 @@ def test_the_mass_of_a_region_is_found_with_an_honest_error() -> None:
     assert 0.7 < np.std(scores) < 1.4
 
 
+def test_a_proposal_that_is_too_thin_is_seen_where_k_hat_is_lucky() -> None:
+    model = ph.Model(lambda: pyro.sample("z", dist.Normal(0.0, 1.0)))
+    thin = ph.Importance(proposal=lambda: pyro.sample("z", dist.Normal(0.0, 0.3)))
+    post = ph.infer(model, thin, seed=8, progress=False)
+    assert post.figures["pareto_k"] < 0.7  # though the tail's shape is 1 - 0.3^2 = 0.91
+    assert states(post.diagnose())["draws against the density"] == "do not use"
+
+
 def test_the_regions_part_the_space() -> None:
     u = np.random.default_rng(0).standard_normal((600, 2)) + np.repeat([[-6.0, 0.0], [6.0, 0.0], [0.0, 9.0]], 200, 0)
     regions = regions_of(u)

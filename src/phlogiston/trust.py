@@ -33,6 +33,7 @@ Array = NDArray[Any]
 
 MOST_DRAWS = 2_000  # that are held against the density
 MOST_DRAWS_IN_A_LOOP = 400
+MOST_WEIGHTED_DRAWS = 20_000  # many count for little
 MOST_NUMBERS = 2_000_000
 PRIOR_DRAWS = 4_000
 _SEEN = 16  # components of a site that tell whether a chain moves
@@ -121,18 +122,18 @@ def _density_checks(posterior: Judged, model: Model) -> list[Check]:
     continuous = model.structure.continuous
     if not continuous:
         return []
-    if posterior.log_weights is not None:
-        return [skipped(names[0], "weighted draws: Pareto k-hat says it")]
     if missing := [site.name for site in continuous if site.name not in posterior.draws]:
         return [skipped(names[0], f"no draws of {missing[0]}")]
     target = model.target()
     try:
-        u, gradient = _evaluated(posterior, target)
+        u, gradient, weights = _evaluated(posterior, target)
     except ModelError as error:  # discrete latents that cannot be summed out: there is no density to hold draws against
         return [skipped(names[0], str(error).partition(";")[0])]
     label = _coordinates(posterior, target)
     inflation = _inflation(posterior, u)
-    checks = [check_draws(u, gradient, label, chains=posterior.is_chain, inflation=inflation)]
+    checks = [check_draws(u, gradient, label, weights=weights, chains=posterior.is_chain, inflation=inflation)]
+    if weights is not None:
+        return checks
     keep = (np.isfinite(u).all(2) & np.isfinite(gradient).all(2)).all(0)
     if keep.any() and checks[0].state != "not judged":
 
@@ -144,25 +145,27 @@ def _density_checks(posterior: Judged, model: Model) -> list[Check]:
     return checks
 
 
-def _evaluated(posterior: Judged, target: Target) -> tuple[Array, Array]:
-    """Some of the draws on the unconstrained scale, and the gradient there, ``[chain, draw, D]``."""
+def _evaluated(posterior: Judged, target: Target) -> tuple[Array, Array, Array | None]:
+    """Some of the draws on the unconstrained scale, the gradient there, ``[chain, draw, D]``, and their weights."""
     names = [site.name for site in target.structure.continuous]
     chains, draws = posterior.draws[names[0]].shape[:2]
     target.value_and_grad(torch.zeros(1, target.dim, dtype=target.dtype))
     slow = target.engine_of("density_and_grad").startswith("loop")
-    most = MOST_DRAWS_IN_A_LOOP if slow else min(MOST_DRAWS, max(MOST_NUMBERS // max(target.dim, 1), 200))
+    wanted = MOST_DRAWS if posterior.weights is None else MOST_WEIGHTED_DRAWS
+    most = MOST_DRAWS_IN_A_LOOP if slow else min(wanted, max(MOST_NUMBERS // max(target.dim, 1), 200))
     step = max(1, -(-chains * draws // most))
     values = {name: posterior.draws[name][:, ::step] for name in names}
     u = target.unconstrain(values)
     finite = torch.isfinite(u).all(-1)
     _, gradient = target.value_and_grad(torch.where(finite[..., None], u, 0.0))
     gradient = torch.where(finite[..., None], gradient, torch.nan)
-    return u.numpy().astype(float), gradient.numpy().astype(float)
+    weights = None if posterior.weights is None else posterior.weights[:, ::step].numpy().astype(float)
+    return u.numpy().astype(float), gradient.numpy().astype(float), weights
 
 
 def _inflation(posterior: Judged, u: Array) -> float:
     """How much larger the errors of independent draws are where draws were resampled and repeat each other."""
-    if posterior.is_chain:
+    if posterior.is_chain or posterior.log_weights is not None:
         return 1.0
     count = u.shape[0] * u.shape[1]
     different = len(np.unique(u.reshape(count, -1), axis=0))

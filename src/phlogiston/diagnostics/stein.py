@@ -36,7 +36,9 @@ class Statistic:
     z: float
 
 
-def stein(u: Array, gradient: Array, *, chains: bool, inflation: float = 1.0) -> tuple[Statistic | None, float, int]:
+def stein(
+    u: Array, gradient: Array, weights: Array | None = None, *, chains: bool, inflation: float = 1.0
+) -> tuple[Statistic | None, float, int]:
     r"""The identity that fits worst, the limit of its z, and how many were looked at.
 
     For draws of a density :math:`p` on :math:`\mathbb R^D` and any mild :math:`f`,
@@ -46,6 +48,7 @@ def stein(u: Array, gradient: Array, *, chains: bool, inflation: float = 1.0) ->
     Args:
         u: draws on the unconstrained scale, ``[chain, draw, D]``.
         gradient: of the log density there, ``[chain, draw, D]``.
+        weights: normalised, ``[chain, draw]``, or None.
         chains: whether successive draws depend on each other.
         inflation: what the standard errors of independent draws are to be multiplied by.
 
@@ -56,34 +59,39 @@ def stein(u: Array, gradient: Array, *, chains: bool, inflation: float = 1.0) ->
         Gorham and Mackey (2015), Measuring sample quality with Stein's method, https://arxiv.org/abs/1506.03039
     """
     dim = u.shape[2]
-    spread = u.std((0, 1))
+    mass = np.full(u.shape[:2], 1.0 / u[..., 0].size) if weights is None else weights
+    centre = np.einsum("cn,cnd->d", mass, u)
+    spread = np.sqrt(np.einsum("cn,cnd->d", mass, np.square(u - centre)))
     spread = np.where(spread > 0.0, spread, 1.0)
-    w, g = (u - u.mean((0, 1))) / spread, gradient * spread
+    w, g = (u - centre) / spread, gradient * spread
     pairs = [(k, j) for k in range(dim) for j in range(dim)] if dim <= _PAIRS else [(j, j) for j in range(dim)]
     count = dim + len(pairs)
     limit = max(SMALLEST_Z, NormalDist().inv_cdf(1.0 - FALSE_ALARMS / (2.0 * count)))
     found: list[tuple[float, float, str, int, int]] = []
-    for j, (mean, z) in enumerate(zip(*_batched(g, chains), strict=True)):
+    for j, (mean, z) in enumerate(zip(*_batched(g, weights, chains), strict=True)):
         found.append((abs(z), mean, "location", j, j))
     for k in range(dim):
         columns = [j for i, j in pairs if i == k]
         values = w[..., k, None] * g[..., columns]
         values[..., columns.index(k)] += 1.0
-        for j, mean, z in zip(columns, *_batched(values, chains), strict=True):
+        for j, mean, z in zip(columns, *_batched(values, weights, chains), strict=True):
             found.append((abs(z), mean, "spread", k, j))
     suspects = sorted((s for s in found if s[0] > limit and abs(s[1]) > SMALLEST_EFFECT), reverse=True)
     for _, mean, kind, k, j in suspects[:_CONFIRMED]:
         values = g[..., j] if kind == "location" else w[..., k] * g[..., j] + float(k == j)
-        if _heavy(values):
+        if weights is None and _heavy(values):
             continue
-        z = mean / max(inflation * float(standard_error(values, None, chains=chains)), 1e-300)
+        z = mean / max(inflation * float(standard_error(values, weights, chains=chains)), 1e-300)
         if abs(z) > limit:
             return Statistic(kind, k, j, mean, z), limit, count
     return None, limit, count
 
 
-def _batched(values: Array, chains: bool) -> tuple[Array, Array]:
+def _batched(values: Array, weights: Array | None, chains: bool) -> tuple[Array, Array]:
     """Means of ``[chain, draw, k]`` and how many standard errors they are from zero, by batches where draws depend."""
+    if weights is not None:
+        mean = np.einsum("cn,cnk->k", weights, values)
+        return mean, mean / np.maximum(standard_error(values, weights, chains=False), 1e-300)
     rows, draws, _ = values.shape
     batch = max(1, int(math.sqrt(draws))) if chains else 1
     used = values[:, : draws // batch * batch]
@@ -101,7 +109,13 @@ def _heavy(values: Array) -> bool:
 
 
 def check_draws(
-    u: Array, gradient: Array, label: Callable[[int], str], *, chains: bool, inflation: float = 1.0
+    u: Array,
+    gradient: Array,
+    label: Callable[[int], str],
+    *,
+    weights: Array | None = None,
+    chains: bool,
+    inflation: float = 1.0,
 ) -> Check:
     """Whether draws satisfy the identities of the density; see ``stein``.
 
@@ -109,11 +123,17 @@ def check_draws(
         u: draws ``[chain, draw, D]``, NaN where they lie outside the support.
         gradient: of the log density there.
         label: what an unconstrained coordinate is called.
+        weights: of the draws, ``[chain, draw]``, or None.
         chains: whether successive draws depend on each other.
         inflation: of the standard errors of independent draws.
     """
     name = "draws against the density"
     good = np.isfinite(u).all(2) & np.isfinite(gradient).all(2)
+    if weights is not None:
+        good |= weights == 0.0
+        u, gradient = (np.where(weights[..., None] > 0.0, part, 0.0) for part in (u, gradient))
+        if (worth := float(weights.sum() ** 2 / np.square(weights).sum())) < _FEWEST:
+            return skipped(name, f"weights worth {worth:.0f} draws are too few")
     if good.size < _FEWEST:
         return skipped(name, f"{good.size} draws are too few")
     if (share := 1.0 - good.mean()) > 0.001:
@@ -127,7 +147,8 @@ def check_draws(
         )
         return failed(name, finding)
     keep = good.all(0)  # the few others go, in every chain
-    worst, limit, count = stein(u[:, keep], gradient[:, keep], chains=chains, inflation=inflation)
+    mass = None if weights is None else weights[:, keep] / weights[:, keep].sum()
+    worst, limit, count = stein(u[:, keep], gradient[:, keep], mass, chains=chains, inflation=inflation)
     if worst is None:
         return Check(name, f"{count} identities within {limit:.1f} standard errors")
     return failed(name, _finding(worst, limit, label))
