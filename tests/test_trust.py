@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,39 @@ from phlogiston.diagnostics.stein import stein
 from phlogiston.diagnostics.verdict import Check, Finding, Report
 
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 2.0]], dtype=torch.float64)
+
+
+def _bench() -> ModuleType:
+    path = Path(__file__).parents[1] / "benchmarks" / "trust.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_trust", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    before = list(sys.path)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path[:] = before
+    return module
+
+
+BENCH = _bench()
+
+
+@pytest.mark.parametrize("name", BENCH.BAD)
+def test_a_bad_fit_of_the_bench_is_flagged(name: str) -> None:
+    report = BENCH.BAD[name](20)
+    assert report.verdict != "trust"
+    for finding in report:
+        assert finding.message
+        assert finding.meaning
+        assert finding.action
+
+
+@pytest.mark.parametrize("name", [name for name in BENCH.HEALTHY if not name.startswith(("PPCA", "regression", "mix"))])
+def test_a_healthy_fit_of_the_bench_is_trusted(name: str) -> None:
+    report = BENCH.HEALTHY[name](20)
+    assert report.verdict == "trust", report
 
 
 def gaussian() -> None:

@@ -191,9 +191,8 @@ def _conflict(posterior: Judged, model: Model) -> Check:
     name = "prior and data"
     latents = model.structure.of("latent")
     improper = [site.name for site in latents if site.improper]
-    sites = [
-        s for s in latents if not s.discrete and s.missing is None and s.name in posterior.draws and any_of(s.shape)
-    ]
+    judged = [site for site in latents if not site.discrete and site.missing is None and all(site.shape)]
+    sites = [site for site in judged if site.name in posterior.draws]
     if improper:
         return skipped(name, f"the prior of {improper[0]} is improper")
     if not sites or not model.structure.observations:
@@ -206,8 +205,3 @@ def _conflict(posterior: Judged, model: Model) -> Check:
     return check_conflict(
         {site.name: prior[site.name].double().numpy() for site in sites}, medians, labels_of(posterior)
     )
-
-
-def any_of(shape: Sequence[int]) -> bool:
-    """Whether a site of that shape holds any number."""
-    return all(shape)

@@ -28,7 +28,12 @@ def forest(posterior: Plottable, sites: Sequence[str] | str | None) -> Figure:
     count = len(chosen.components)
     apart = posterior.num_chains if posterior.is_chain and posterior.num_chains <= _CHAINS else 1
     marks = "dots: medians; lines: central 50 % and 90 %" + (", a line a chain" if apart > 1 else "")
-    figure = style.picture(heading("Intervals", posterior), [chosen.note, marks], 8.0, max(2.0, 0.42 * count + 0.5))
+    figure = style.picture(
+        heading("Intervals", posterior),
+        [chosen.note, marks],
+        8.0,
+        max(1.6, (0.42 if apart > 1 else 0.24) * count + 0.5),
+    )
     axes = style.neat(figure.add_subplot())
     weights = None if posterior.weights is None else posterior.weights.numpy()
     colours = style.chain_colours(apart)

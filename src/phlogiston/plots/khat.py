@@ -31,8 +31,9 @@ def khat(posterior: Plottable, site: str | None) -> Figure:
     finite = values[np.isfinite(values)]
     top = max(float(finite.max()) if finite.size else limit, limit) + 0.2
     values = np.nan_to_num(values, nan=top, posinf=top, neginf=0.0)  # too few draws to say; weights that are all equal
-    verdict = f"{int(above.sum())} of {values.size} above the limit {limit:.2f}"
-    figure = style.picture(heading(f"Leaving out each {names[0]}", posterior), [f"{result}; {verdict}"], 8.0, 3.0)
+    figure = style.picture(
+        heading(f"Leaving out each {names[0]}", posterior), [str(result), f"dashed: the limit {limit:.2f}"], 8.0, 3.0
+    )
     axes = style.neat(figure.add_subplot())
     places = np.arange(values.size)
     size = float(np.clip(300.0 / values.size, 1.5, 5.0))
