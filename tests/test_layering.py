@@ -25,6 +25,7 @@ LAYERS = [
     ["plots", "predictive", "groups", "tables", "trust"],
     ["storage"],
     ["posterior"],
+    ["evaluation"],
     ["fitted"],
     ["kernels"],
     ["algorithms"],

@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from phlogiston import checkpoint
+from phlogiston import checkpoint, evaluation
+from phlogiston.errors import UnsupportedModel, problem
+from phlogiston.evaluation import Bound, Encoded, GapSplit, Likelihood, Usage
+from phlogiston.guides.amortized import AmortizedGuide
 from phlogiston.model import Model
+from phlogiston.posterior import Posterior
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +62,75 @@ class Fitted:
     def simulate(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, torch.Tensor]:
         """Draw every site of the trained program, latents from their priors: ``[num_samples, *site shape]``."""
         return self.model.simulate(num_samples, seed=seed)
+
+    def posterior(self, *, num_samples: int = 1000, seed: int | None = None, **data: Any) -> Posterior:
+        """The latents of new data, drawn from the amortised guide: one pass of the encoder.
+
+        Args:
+            num_samples: draws.
+            seed: of the draws.
+            **data: the new data by site (and by input, where the program has inputs with one row a datum); the training
+                data if there are none.
+
+        Returns:
+            a posterior of all the data's latents; for a single datum its draws carry their importance weights.
+
+        Raises:
+            UnsupportedModel: there is no amortised guide, or there are latents that all data share.
+            ModelError: the data do not fit.
+        """
+        return evaluation.posterior(self._encoded(data), num_samples, seed)
+
+    def log_likelihood(
+        self, *, num_samples: int = 100, repeats: int = 1, seed: int | None = None, **data: Any
+    ) -> Likelihood:
+        r"""The log likelihood of each datum, bounded by importance sampling from the guide.
+
+        .. math:: \log p(x) \ge E\Big[\log\frac1K\sum_{k=1}^K\frac{p(x, z_k)}{q(z_k \mid x)}\Big],
+            \qquad z_k \sim q(z \mid x)
+
+        Args:
+            num_samples: K, exactly; the bound rises with it and meets the likelihood as it grows.
+            repeats: how often the bound is drawn, with its spread.
+            seed: of the draws.
+            **data: new data by site or input; the training data if there are none.
+
+        References:
+            Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders. https://arxiv.org/abs/1509.00519
+        """
+        return evaluation.likelihood(self._encoded(data), num_samples, repeats=repeats, seed=seed)
+
+    def elbo(self, *, num_samples: int = 16, seed: int | None = None, **data: Any) -> Bound:
+        """The evidence lower bound of each datum, at weight one, with reconstruction and KL."""
+        return evaluation.bound(self._encoded(data), num_samples, seed)
+
+    def usage(self, *, seed: int | None = 0, **data: Any) -> Usage:
+        """Active units and the KL of each coordinate of the latents; warns of posterior collapse."""
+        return evaluation.usage(self._encoded(data), seed)
+
+    def gap(self, *, num_samples: int = 500, num_steps: int = 300, seed: int | None = None, **data: Any) -> GapSplit:
+        """The gap between likelihood and bound, split into approximation and amortisation.
+
+        Args:
+            num_samples: draws a datum, for the likelihood and for both bounds.
+            num_steps: in which each datum's own guide is refined.
+            seed: of the draws.
+            **data: new data by site or input; the training data if there are none.
+        """
+        return evaluation.gap_split(self._encoded(data), num_samples=num_samples, num_steps=num_steps, seed=seed)
+
+    def _encoded(self, data: Mapping[str, Any]) -> Encoded:
+        if not isinstance(self.guide, AmortizedGuide):
+            raise UnsupportedModel(
+                problem(
+                    f"Fitted({self.method})",
+                    found="no amortised guide",
+                    expected="one, which knows the latents of any datum",
+                    fix="ph.train(model, ph.SVI(guide=ph.Amortized()))",
+                )
+            )
+        model, guide = evaluation.with_data(self.model, self.guide, data)
+        return Encoded(model, guide)
 
     def save(self, path: str | Path) -> Path:
         """Write parameters, history and state to one file of tensors and plain data, which ``ph.load`` reads."""

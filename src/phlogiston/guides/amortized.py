@@ -11,8 +11,9 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
+from phlogiston.engine import Site
 from phlogiston.engine.isolate import isolated
-from phlogiston.engine.plates import tied_latents
+from phlogiston.engine.plates import axis_of, tied_latents
 from phlogiston.errors import AmortisationWarning, ModelError, SettingError, UnsupportedModel, problem, warn
 from phlogiston.guides.locals import Datum, Split, data_of, split_of
 from phlogiston.guides.reading import Kind, body_for, features_of, kind_of
@@ -157,9 +158,16 @@ class AmortizedGuide(nn.Module):
             )
         return AmortizedGuide(self.encoder, split, features, self.kind, self.covariance)
 
+    def axis(self, site: Site) -> int:
+        """Along which a site's values run over the elements of the plate."""
+        return axis_of(site, self.split.plate)
+
     def distributions(self, features: torch.Tensor) -> dict[str, Any]:
         """Data ``[B, ...]`` -> the distribution of every encoded latent, by site."""
-        loc, scale = self.encoder(features)
+        return self.from_parameters(*self.encoder(features))
+
+    def from_parameters(self, loc: torch.Tensor, scale: torch.Tensor) -> dict[str, Any]:
+        """Means ``[B, dim]`` and scales -> the distribution of every encoded latent, by site."""
         found = {}
         for local in self.split.local:
             event = local.site.event_dim
