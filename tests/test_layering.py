@@ -23,7 +23,7 @@ LAYERS = [
     ["guides"],
     ["drawn"],
     ["plots", "predictive", "groups", "tables", "trust"],
-    ["storage"],
+    ["storage", "checking"],
     ["posterior"],
     ["evaluation"],
     ["fitted"],

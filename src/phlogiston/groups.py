@@ -167,6 +167,6 @@ def _attributes(posterior: HasDraws) -> dict[str, Any]:
     return attributes
 
 
-def unknown_site(verb: str, name: str, draws: Draws) -> UnknownName:
+def unknown_site(verb: str, name: str, draws: Mapping[str, Any]) -> UnknownName:
     """The error for a site that a posterior has no draws of."""
     return UnknownName(f"{verb}: found no site {name!r}; {did_you_mean(name, draws)}")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from phlogiston import groups, storage
+from phlogiston.checking import LooPit, PredictiveCheck, Statistic, compare, loo_pit
 from phlogiston.diagnostics import (
     Loo,
     Moments,
@@ -21,6 +22,7 @@ from phlogiston.diagnostics import (
     pareto_smooth,
     standard_error,
 )
+from phlogiston.engine.isolate import generator
 from phlogiston.estimate import Estimate
 from phlogiston.model import Model
 from phlogiston.plots import Plots
@@ -192,17 +194,77 @@ class Posterior:
         model = self._model("log_likelihood")
         return model.target().log_likelihood({s.name: self.draws[s.name] for s in model.structure.of("latent")})
 
+    def check(
+        self, statistic: Statistic, site: str | None = None, *, prior: bool = False, seed: int | None = None
+    ) -> PredictiveCheck:
+        r"""Posterior (or prior) predictive check: does the model predict data that are like these in some respect?
+
+        Args:
+            statistic: "mean", "sd", "min", "max", "median", "zeros", or a function of one data set, a tensor of the
+                site's shape, that returns a number or several.
+            site: the observed site; may be left out if there is one.
+            prior: whether to predict from the prior.
+            seed: of the predictions; the run's seed by default.
+
+        Returns:
+            the statistic of the data among those of the predictions, with ``.p_value`` and ``.plot()``.
+
+        Raises:
+            UnknownName: no statistic or observed site has that name.
+            ValueError: there is no model, or ``site`` must be named.
+
+        References:
+            Gelman, Meng and Stern (1996), Posterior predictive assessment of model fitness, Statistica Sinica 6
+
+        Example:
+            >>> def program():
+            ...     mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+            ...     with pyro.plate("i", 4):
+            ...         pyro.sample("y", dist.Normal(mu, 1.0))
+            >>> post = ph.infer(ph.Model(program).observe(y=[0.1, 0.3, -0.2, 9.0]), "importance", seed=0)
+            >>> post.check("sd").extreme, post.check("median").extreme
+            (True, False)
+        """
+        name = self._observed_site("check", site)
+        model = self._model("check")
+        predicted = self.predict(sites=name, prior=prior, seed=seed)[name].flatten(0, 1)
+        source = "prior predictive" if prior else "posterior predictive"
+        return compare(statistic, name, model.structure.observations[name], predicted, source)
+
+    def loo_pit(self, site: str | None = None) -> LooPit:
+        """Where each observation falls in its leave-one-out predictive distribution: uniform where it is calibrated.
+
+        Args:
+            site: the observed site, of single numbers; may be left out if there is one.
+        """
+        name = self._observed_site("loo_pit", site)
+        model = self._model("loo_pit")
+        known = model.structure[name]
+        if known.event_dim:
+            raise ValueError(f"loo_pit: found site {name!r}, whose observations are vectors; expected single numbers")
+        shape = (self.num_chains, self.num_draws)
+        predicted = predict(self.draws, None, model, shape, sites=(name,), seed=self.seed)[name]
+        seen = np.broadcast_to(model.structure.observations[name].numpy(), predicted.shape[2:]).astype(float)
+        keep = np.ones(seen.shape, bool) if known.missing is None else ~known.missing.events(0).numpy()
+        rows = self.log_likelihood()[name].flatten(0, 1).numpy()[:, keep]
+        weights = None if self.log_weights is None else self.log_weights.reshape(-1).numpy()
+        flat = predicted.flatten(0, 1).double().numpy()[:, keep]
+        return loo_pit(name, seen[keep], flat, rows, weights, generator(self.seed))
+
+    def _observed_site(self, verb: str, site: str | None) -> str:
+        """The observed site that is meant: the one named, or the only one."""
+        known = [s.name for s in self._model(verb).structure.observable]
+        if site is None and len(known) != 1:
+            listing = f" ({', '.join(known)})" if known else ""
+            raise ValueError(f"{verb}: found {len(known)} observed sites{listing}; expected {verb}(site=...)")
+        if site is not None and site not in known:
+            raise groups.unknown_site(verb, site, dict.fromkeys(known))
+        return site or known[0]
+
     def loo(self, site: str | None = None) -> Loo:
         """Leave-one-out expected log predictive density of an observed site (the only one by default)."""
-        pointwise = self.log_likelihood()
-        if site is None and len(pointwise) != 1:
-            raise ValueError(
-                f"loo: found {len(pointwise)} observed sites ({', '.join(pointwise)}); expected loo(site=...)"
-            )
-        if site is not None and site not in pointwise:
-            raise groups.unknown_site("loo", site, pointwise)
-        name = site or next(iter(pointwise))
-        values, known = pointwise[name].numpy(), self._model("loo").structure[name]
+        name = self._observed_site("loo", site)
+        values, known = self.log_likelihood()[name].numpy(), self._model("loo").structure[name]
         if known.missing is not None:
             values = values[..., ~known.missing.events(known.event_dim).numpy()]
         return loo(values, None if self.log_weights is None else self.log_weights.numpy())

@@ -127,8 +127,8 @@ class Plots:
         """
         return weights.weights(self.posterior)
 
-    def predictive(self, site: str | None = None) -> Figure:
-        """What was observed against what the posterior predicts.
+    def predictive(self, site: str | None = None, *, prior: bool = False) -> Figure:
+        """What was observed against what the posterior, or the prior, predicts.
 
         Up to forty values are compared one by one with their central 50 % and 90 % intervals, longer data as a
         whole with the densities of predicted data sets. Runs ``posterior.predict`` unless it was kept
@@ -136,6 +136,7 @@ class Plots:
 
         Args:
             site: an observed site; may be left out if there is one, or if all are single values.
+            prior: whether to show the predictions of the prior.
 
         Returns:
             a figure of one axes, or one a column for data of several columns.
@@ -144,7 +145,7 @@ class Plots:
             DoesNotApply: there is no model, nothing is observed, or ``site`` must be named (a ``ValueError``).
             UnknownName: no observed site has that name.
         """
-        return predictive.predictive(self.posterior, site)
+        return predictive.predictive(self.posterior, site, prior=prior)
 
     def energy(self) -> Figure:
         """The energy's marginal against its change from draw to draw: alike where a chain explores freely.

@@ -49,7 +49,7 @@ class Plottable(Drawn, Protocol):
     def loo(self, site: str | None = None) -> Loo:
         """Leave-one-out of an observed site."""
 
-    def predict(self, *, sites: tuple[str, ...] | None = None) -> dict[str, torch.Tensor]:
+    def predict(self, *, sites: tuple[str, ...] | None = None, prior: bool = False) -> dict[str, torch.Tensor]:
         """Predictive draws of observed sites."""
 
 

@@ -48,12 +48,15 @@ class _Data:
 
 
 @style.styled
-def predictive(posterior: Plottable, site: str | None) -> Figure:
+def predictive(posterior: Plottable, site: str | None, *, prior: bool = False) -> Figure:
     """A panel a column of the data; see ``Plots.predictive``."""
-    data = _data(posterior, observed_sites(posterior, site))
+    data = _data(posterior, observed_sites(posterior, site), prior)
     count = data[0].observed.size
     names = data[0].name if len(data) == 1 else f"{len(data)} columns"
-    title, notes = heading(f"Predictions of {names}", posterior), [_legend(data[0])]
+    title, notes = (
+        heading(f"{'Prior predictions' if prior else 'Predictions'} of {names}", posterior),
+        [_legend(data[0])],
+    )
     if len(data) == 1:
         width = float(np.clip(0.3 * count, 6.0, 10.0)) if count <= _ONE_BY_ONE else 6.5
         figure = style.picture(title, notes, width, 3.6)
@@ -95,11 +98,11 @@ def observed_sites(posterior: Plottable, site: str | None, picture: str = "predi
     return [site] if site is not None else observed
 
 
-def _data(posterior: Plottable, names: list[str]) -> list[_Data]:
+def _data(posterior: Plottable, names: list[str], prior: bool) -> list[_Data]:
     assert posterior.model is not None  # observed_sites has said so
-    kept = posterior.predictions.get("posterior_predictive", {})
+    kept = posterior.predictions.get("prior_predictive" if prior else "posterior_predictive", {})
     missing = tuple(name for name in names if name not in kept)
-    predicted = {**kept, **(posterior.predict(sites=missing) if missing else {})}
+    predicted = {**kept, **(posterior.predict(sites=missing, prior=prior) if missing else {})}
     observed = posterior.model.structure.observations
     flat = {name: predicted[name].detach().double().flatten(0, 1).numpy() for name in names}
     if len(names) > 1:
