@@ -78,3 +78,23 @@ def test_an_unknown_trainer_is_refused() -> None:
         ph.train(ph.Model(line).observe(y=1.0), "swi")
     with pytest.raises(TypeError, match="expected a trainer or a name"):
         ph.train(ph.Model(line).observe(y=1.0), ph.Estimate(0.0, 1.0))
+
+
+def test_the_parameters_of_modules_are_held_too() -> None:
+    layer = torch.nn.Linear(1, 1)
+
+    def program() -> None:
+        module = pyro.module("layer", layer)
+        z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+        pyro.sample("y", dist.Normal(module(z), torch.exp(layer.bias)).to_event(1))  # in an operation and in a score
+
+    held = {"layer$$$weight": torch.full((1, 1), 3.0), "layer$$$bias": torch.full((1,), 0.5)}
+    own = [value.detach().clone() for value in layer.parameters()]
+    model = ph.Model(program).observe(y=torch.tensor([2.0])).with_parameters(held)
+    for engine in ("graph", "loop"):
+        found = model.target(engine=engine).log_joint({"z": torch.tensor([0.7])})
+        expected = dist.Normal(0.0, 1.0).log_prob(torch.tensor(0.7)) + dist.Normal(
+            3.0 * 0.7 + 0.5, torch.tensor(0.5).exp()
+        ).log_prob(torch.tensor(2.0))
+        assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(own, layer.parameters(), strict=True))

@@ -8,17 +8,26 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from phlogiston.engine.handlers import Swaps
+
 
 class Adapt(TorchFunctionMode):
     """Small repairs while a program runs.
 
     float32 tensors that it captured meet float64 latents as in NumPy; ``table[z]`` with a scalar latent ``z`` and
     ``one_hot`` do not ask for the latent's value, which a trace does not have; the Cholesky factor of a matrix
-    without one is NaN, so that a sampler rejects the point instead of ending there.
+    without one is NaN, so that a sampler rejects the point instead of ending there. Where the parameters of modules
+    are held at values, operations take these.
     """
+
+    def __init__(self, swaps: Swaps | None = None) -> None:
+        super().__init__()
+        self._swaps = swaps
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self._swaps:
+            args, kwargs = self._swaps(args), self._swaps(kwargs)
         if func is torch.nn.functional.one_hot:
             return _one_hot(*args, **kwargs)
         if func is torch.Tensor.__getitem__ and any(_is_scalar_index(item) for item in _as_tuple(args[1])):

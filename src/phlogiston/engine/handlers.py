@@ -14,6 +14,7 @@ from torch.distributions import biject_to, constraints
 
 Message = dict[str, Any]
 _MISSING = "_phlogiston_missing"
+_SWAPS = "_phlogiston_swaps"
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,16 +234,56 @@ def is_improper(fn: Any) -> bool:
     return type(base(fn)).__name__ == "ImproperUniform"
 
 
-class Parameters(Messenger):
-    """Hold ``pyro.param`` statements at given (constrained) values."""
+class Swaps:
+    """Tensors that stand in for a module's parameters while a program runs.
 
-    def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
+    ``pyro.module`` announces a module's parameters one by one, but the module goes on computing with its own: every
+    torch operation has to be told (``Adapt`` does) which tensor to take instead.
+    """
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def add(self, own: torch.Tensor, instead: torch.Tensor) -> None:
+        """Take ``instead`` for a module's own parameter, which is kept alive, as it is known by its identity."""
+        self._by_id[id(own)] = (own, instead)
+
+    def __bool__(self) -> bool:
+        return bool(self._by_id)
+
+    def __call__(self, value: Any) -> Any:
+        """A value with every known parameter in it exchanged."""
+        if isinstance(value, torch.Tensor):
+            return self._by_id.get(id(value), (value, value))[1]
+        if isinstance(value, dict):
+            return {key: self(item) for key, item in value.items()}
+        if isinstance(value, list) or type(value) is tuple:
+            return type(value)(self(item) for item in value)
+        return value
+
+
+class Parameters(Messenger):
+    """Hold ``pyro.param`` statements, and the parameters of modules, at given (constrained) values."""
+
+    def __init__(self, values: Mapping[str, torch.Tensor], swaps: Swaps) -> None:
         super().__init__()
-        self._values = values
+        self._values, self._swaps = values, swaps
 
     def _pyro_param(self, msg: Message) -> None:
         if msg["name"] in self._values:
             msg["value"], msg["done"] = self._values[msg["name"]], True
+            own = msg["args"][1] if len(msg["args"]) > 1 else None
+            if isinstance(own, torch.nn.Parameter):
+                self._swaps.add(own, msg["value"])
+
+    def _pyro_sample(self, msg: Message) -> None:
+        msg["infer"] = {**msg["infer"], _SWAPS: self._swaps}  # for when the site is scored
+
+
+def swaps_of(nodes: Mapping[str, Message]) -> Swaps:
+    """What stood in for the parameters of modules in a run."""
+    found = (msg["infer"].get(_SWAPS) for msg in nodes.values() if msg["type"] == "sample")
+    return next((swaps for swaps in found if swaps is not None), Swaps())
 
 
 class MarkEnumerable(Messenger):

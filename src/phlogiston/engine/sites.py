@@ -164,11 +164,11 @@ def run(bound: Bound, *messengers: Any, parameters: Mapping[str, torch.Tensor] |
     with ExitStack() as stack:
         stack.enter_context(handlers.Precision())
         stack.enter_context(handlers.Fallback())
-        stack.enter_context(handlers.Parameters(parameters or {}))
+        stack.enter_context(handlers.Parameters(parameters or {}, swaps := handlers.Swaps()))
         for messenger in messengers:
             stack.enter_context(messenger)
         stack.enter_context(handlers.Observe(_cast(bound.observed), bound.missing))
-        stack.enter_context(Adapt())
+        stack.enter_context(Adapt(swaps))
         tracer = stack.enter_context(poutine.trace())
         args, kwargs = _cast(bound.args), _cast(bound.kwargs)
         try:
@@ -180,7 +180,7 @@ def run(bound: Bound, *messengers: Any, parameters: Mapping[str, torch.Tensor] |
 
 def score(trace: poutine.Trace) -> poutine.Trace:
     """Compute the log probability of every site of a trace but the deterministic ones."""
-    with Adapt():
+    with Adapt(handlers.swaps_of(cast(Mapping[str, Any], trace.nodes))):
         trace.compute_log_prob(lambda name, msg: not handlers.is_deterministic(cast(dict[str, Any], msg)))
     return trace
 
@@ -332,7 +332,7 @@ def _scored(msg: dict[str, Any], role: Role) -> tuple[float, str]:
     if role not in ("observed", "latent"):
         return 0.0, ""
     try:
-        with Adapt():
+        with Adapt(handlers.swaps_of({"site": msg})):
             log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), mask=mask_of(msg))
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         return 0.0, str(error).strip().partition("\n")[0] or type(error).__name__
