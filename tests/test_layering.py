@@ -16,6 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = [
     ["errors"],
     ["nets", "estimate", "reference", "registry", "checkpoint"],
+    ["decomposition"],
     ["engine"],
     ["preflight", "arviz_edge"],
     ["diagnostics"],

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from phlogiston.algorithms.mh import MH
     from phlogiston.algorithms.nuts import NUTS
     from phlogiston.algorithms.rejection import Rejection
+    from phlogiston.algorithms.svi import SVI
+    from phlogiston.decomposition import Decomposition
     from phlogiston.diagnostics import Finding, Loo, Report
     from phlogiston.engine import Site, Target
     from phlogiston.errors import (
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from phlogiston.fitted import Fitted
     from phlogiston.guides.amortized import Amortized
     from phlogiston.inference import infer, load, methods
+    from phlogiston.kernels.optimisers import Adam
     from phlogiston.model import Model
     from phlogiston.posterior import Posterior
     from phlogiston.preflight import Problem
@@ -52,6 +55,8 @@ _HOMES = {
     "algorithms.mh": ("MH",),
     "algorithms.nuts": ("NUTS",),
     "algorithms.rejection": ("Rejection",),
+    "algorithms.svi": ("SVI",),
+    "decomposition": ("Decomposition",),
     "diagnostics": ("Finding", "Loo", "Report"),
     "engine": ("Site", "Target"),
     "errors": (
@@ -75,6 +80,7 @@ _HOMES = {
     "fitted": ("Fitted",),
     "guides.amortized": ("Amortized",),
     "inference": ("infer", "load", "methods"),
+    "kernels.optimisers": ("Adam",),
     "model": ("Model",),
     "posterior": ("Posterior",),
     "preflight": ("Problem",),
@@ -87,10 +93,13 @@ __all__ = [
     "HMC",
     "MH",
     "NUTS",
+    "SVI",
+    "Adam",
     "AmortisationWarning",
     "Amortized",
     "ConvergenceWarning",
     "DataFileError",
+    "Decomposition",
     "Estimate",
     "Exact",
     "Finding",

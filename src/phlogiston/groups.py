@@ -55,6 +55,14 @@ class HasDraws(Drawn, Protocol):
     def state(self) -> Mapping[str, np.ndarray]:
         """Of the chains' samplers."""
 
+    @property
+    def stop_reason(self) -> str:
+        """Why an optimisation ended."""
+
+    @property
+    def history(self) -> Mapping[str, np.ndarray]:
+        """Curves of an optimisation."""
+
 
 def container(posterior: HasDraws) -> Any:
     """ArviZ's own container of all groups."""
@@ -93,6 +101,9 @@ def datasets(posterior: HasDraws) -> dict[str, xr.Dataset]:
     if posterior.state:
         state = {name.replace("/", "."): (_numbered_array(name, a), a) for name, a in posterior.state.items()}
         groups["sampler_state"] = arviz_edge.dataset(state, {}, {})
+    if posterior.history:
+        history = {name: (("step",), np.asarray(values)) for name, values in posterior.history.items()}
+        groups["history"] = arviz_edge.dataset(history, {}, {})
     if posterior.marginals:
         groups["marginals"] = build(posterior.marginals)
     for group, draws in posterior.predictions.items():
@@ -155,6 +166,7 @@ def _attributes(posterior: HasDraws) -> dict[str, Any]:
         "engine": posterior.engine,
         "warnings": json.dumps(list(posterior.warnings)),
         "interrupted": int(posterior.interrupted),
+        "stop_reason": posterior.stop_reason,
     }
     if posterior.model is not None:
         attributes["model"] = posterior.model.name

@@ -13,6 +13,7 @@ import torch
 
 from phlogiston import groups, storage
 from phlogiston.checking import LooPit, PredictiveCheck, Statistic, compare, loo_pit
+from phlogiston.decomposition import Decomposition, decomposition_of
 from phlogiston.diagnostics import (
     Loo,
     Moments,
@@ -59,6 +60,8 @@ class Posterior:
         interrupted: whether the run was stopped by hand.
         predictions: predictive draws kept with it, by group and site.
         state: of the chains' samplers, block by block: what ``infer(..., resume_from=posterior)`` goes on from.
+        history: curve -> one number a step, where the method optimises.
+        stop_reason: why that ended, in words.
     """
 
     draws: Draws
@@ -78,6 +81,30 @@ class Posterior:
     interrupted: bool = False
     predictions: Mapping[str, Draws] = field(default_factory=dict)
     state: Mapping[str, np.ndarray] = field(default_factory=dict)
+    history: Mapping[str, np.ndarray] = field(default_factory=dict)
+    stop_reason: str = ""
+
+    @property
+    def converged(self) -> bool | None:
+        """Whether an optimisation met its own rule for stopping; None for methods that do not optimise."""
+        return bool(self.figures["converged"]) if "converged" in self.figures else None
+
+    @property
+    def elbo(self) -> Estimate | None:
+        """E_q[log p(x, z) - log q(z)] with its standard error, where the draws come from an approximation q."""
+        return None if self.decomposition is None else self.decomposition.elbo
+
+    @property
+    def gap(self) -> Estimate | None:
+        """KL[q, p(z|x)] = log p(x) - ELBO: what the approximation q misses, in nats, with its standard error."""
+        return None if self.decomposition is None else self.decomposition.gap
+
+    @property
+    def decomposition(self) -> Decomposition | None:
+        """The evidence as ELBO + KL, and the ELBO both ways; prints as three lines. None for methods without a q."""
+        if "elbo" not in self.figures or self.log_evidence is None:
+            return None
+        return decomposition_of(self.figures, self.log_evidence)
 
     @property
     def num_chains(self) -> int:

@@ -16,6 +16,7 @@ METHODS: dict[str, str] = {
     "nuts": "phlogiston.algorithms.nuts:NUTS",
     "mh": "phlogiston.algorithms.mh:MH",
     "gibbs": "phlogiston.algorithms.gibbs:Gibbs",
+    "svi": "phlogiston.algorithms.svi:SVI",
 }
 
 TRAINERS: dict[str, str] = {}

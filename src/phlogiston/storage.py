@@ -47,6 +47,7 @@ def read(path: Path) -> dict[str, Any]:
         "observed_data",
         "constant_data",
         "sampler_state",
+        "history",
     }
     return {
         "draws": _tensors(stored["posterior"]) if weighted is None else _without(weighted, "log_weight"),
@@ -55,6 +56,7 @@ def read(path: Path) -> dict[str, Any]:
         "marginals": _tensors(stored["marginals"]) if "marginals" in stored else {},
         "state": _state(stored.get("sampler_state")),
         "predictions": {name: _tensors(group) for name, group in stored.items() if name not in known},
+        "history": {str(name): np.array(values.values) for name, values in _variables(stored.get("history"))},
         "method": method,
         "settings": json.loads(attributes["settings"]),
         "is_chain": bool(attributes["is_chain"]),
@@ -64,6 +66,7 @@ def read(path: Path) -> dict[str, Any]:
         "engine": str(attributes["engine"]),
         "warnings": tuple(json.loads(attributes["warnings"])),
         "interrupted": bool(attributes["interrupted"]),
+        "stop_reason": str(attributes.get("stop_reason", "")),
         "log_evidence": _evidence(attributes),
     }
 
@@ -72,6 +75,10 @@ def _state(group: xr.Dataset | None) -> dict[str, np.ndarray]:
     if group is None:
         return {}
     return {str(name).replace(".", "/", 1): np.array(group[name].values) for name in group.data_vars}
+
+
+def _variables(group: xr.Dataset | None) -> list[tuple[Any, Any]]:
+    return [] if group is None else list(group.data_vars.items())
 
 
 def _tensors(group: xr.Dataset) -> dict[str, torch.Tensor]:

@@ -102,8 +102,15 @@ def _named(tier: str, reason: str) -> str:
     return f"{tier} ({reason})" if reason else tier
 
 
+def of_columns(graph: Graph) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """The graph of one draw over columns: ``u [D, C]`` -> ``[C]`` and ``[D, C]``."""
+    mapped: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    mapped = torch.func.vmap(graph.module, in_dims=-1, out_dims=-1)
+    return mapped
+
+
 def _of_columns(graph: Graph) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    columns = torch.func.vmap(graph.module, in_dims=-1, out_dims=-1)
+    columns = of_columns(graph)
 
     def evaluate(x: torch.Tensor, *scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         value, grad = columns(scaled(x, scale))

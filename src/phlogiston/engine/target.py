@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from phlogiston.engine.batched import LEAVES_TORCH, Batched, Tier
-from phlogiston.engine.chains import ChainDensity, Scale, chain_density
+from phlogiston.engine.chains import ChainDensity, Scale, chain_density, of_columns
 from phlogiston.engine.coupling import tied_elements
 from phlogiston.engine.enumeration import posterior as enumerated_posterior
 from phlogiston.engine.enumeration import table_size as enumerated_table_size
@@ -176,6 +176,15 @@ class Target:
             if kept is None or kept.engine.startswith("graph"):  # more calls may now be worth compiling for
                 kept = self._chains[key] = chain_density(batched, scale, self.dim, chains, calls)
             return kept
+
+    def columns(self) -> tuple[Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None, str]:
+        """``u [D, S]`` -> log density ``[S]`` and gradient ``[D, S]``, to be traced within something larger.
+
+        None where the program has to be looped over, with the reason.
+        """
+        batched = self._function("density_and_grad", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
+        graph = batched.graph
+        return (None, batched.reason) if graph is None else (of_columns(graph), "")
 
     def full(self, rows: int, calls: int) -> FullDensity:
         """The joint density of all latents, term by term, for about so many calls of so many rows."""

@@ -1,0 +1,73 @@
+"""From a guide's name to the guide, fitted to one model: where it starts and how it is shaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from phlogiston.engine import Site, Target
+from phlogiston.errors import ModelError
+from phlogiston.kernels import guides
+from phlogiston.kernels.guides import Guide
+from phlogiston.kernels.starts import Start, given, named
+
+GUIDES: tuple[str, ...] = ("delta", "normal", "multivariate_normal", "low_rank", "structured")
+_TRIED, _FIRST_SCALE = 32, 0.1
+
+
+def first_point(target: Target, start: Start | Mapping[str, Any], seed: np.random.SeedSequence) -> torch.Tensor:
+    """The best of some starting points, ``[D]``.
+
+    Raises:
+        ModelError: none has a finite density and gradient; names the site.
+    """
+    propose = given(target, start, 1) if isinstance(start, Mapping) else named(target, start)
+    points = propose(seed, 1 if isinstance(start, Mapping) else _TRIED).to(target.dtype)
+    value, gradient = target.value_and_grad(points)
+    usable = torch.isfinite(value) & torch.isfinite(gradient).all(-1)
+    if not usable.any():
+        raise ModelError(target.explain_no_start(points[0]))
+    return points[torch.where(usable, value, -torch.inf).argmax()]
+
+
+def named_guide(name: str, target: Target, loc: torch.Tensor, rank: int) -> Guide:
+    """The guide of that name, around a point."""
+    scale = torch.full_like(loc, _FIRST_SCALE)
+    if name == "delta":
+        return guides.delta(loc)
+    if name == "normal":
+        return guides.normal(loc, scale)
+    if name == "multivariate_normal":
+        return guides.multivariate_normal(loc, torch.diag(scale))
+    if name == "low_rank":
+        return guides.low_rank(loc, scale, rank)
+    order, free = structure_of(target)
+    return guides.triangular("structured", loc, torch.diag(scale), order, free)
+
+
+def structure_of(target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which coordinates may depend on which: elements of a plate not on each other, all on what is outside it.
+
+    Returns:
+        the order, coordinates in fewer plates first ``[D]``, and a mask of the ordered coordinates ``[D, D]``.
+    """
+    labels = [label for slot in target.slots for label in _elements(slot.site, slot.shape)]
+    order = sorted(range(len(labels)), key=lambda i: (len(labels[i]), i))
+    ordered = [labels[i] for i in order]
+    free = [[all(own.get(name, at) == at for name, at in other.items()) for other in ordered] for own in ordered]
+    return torch.tensor(order), torch.tensor(free)
+
+
+def _elements(site: Site, shape: tuple[int, ...]) -> list[dict[str, int]]:
+    """For each number of a site: plate -> the index in it."""
+    if site.missing is not None:
+        return [{f"missing {site.name}": i} for i in range(site.missing.count)]
+    event = len(shape) - len(site.batch_shape)
+    found = []
+    for index in np.ndindex(*shape):
+        batch = index[: len(shape) - event]
+        found.append({plate.name: batch[plate.dim] for plate in site.plates if -plate.dim <= len(batch)})
+    return found
