@@ -28,6 +28,7 @@ from phlogiston.estimate import Estimate
 from phlogiston.model import Model
 from phlogiston.plots import Plots
 from phlogiston.predictive import predict
+from phlogiston.report import write_posterior
 from phlogiston.tables import summary_table
 from phlogiston.trust import judge
 
@@ -327,6 +328,21 @@ class Posterior:
     def plot(self) -> Plots:
         """Pictures: ``.plot.trace()``, ``.plot.marginals()``, ``.plot.pair()``, ``.plot.predictive()``."""
         return Plots(self)
+
+    def report(self, path: str | Path, *, command: str = "") -> Path:
+        """Write one self-contained HTML page that a colleague can check, offline and on a phone.
+
+        The verdict and every check first, then the model's graph, summary, traces and ranks, energy, pairs with
+        divergences, weights, predictive checks, leave-one-out, evidence, and what it takes to do it again.
+
+        Args:
+            path: of the page; folders are made.
+            command: what was run, where the call of ``infer`` does not say it.
+
+        Returns:
+            the path.
+        """
+        return write_posterior(self, path, command=command)
 
     def save(self, path: str | Path) -> Path:
         """Write everything but the model to one netCDF file; ``ph.load`` reads it. No code is stored."""

@@ -66,13 +66,18 @@ def _columns(values: Array, weights: Array | None, chains: bool) -> dict[str, Ar
 
 def render(table: pd.DataFrame, *, max_rows: int = 40) -> str:
     """The table as text of fixed width: counts as integers, everything else with four digits that matter."""
-    shown = table.iloc[:max_rows].copy().astype(object)
-    for column in table.columns:
-        style = "{:.0f}" if column.startswith("ess") else "{:.3f}" if column == "r_hat" else "{:.4g}"
-        shown[column] = [style.format(value) for value in table[column].iloc[:max_rows]]
-    text = shown.to_string()
+    text = formatted(table.iloc[:max_rows]).to_string()
     hidden = len(table) - max_rows
     return text if hidden <= 0 else f"{text}\n... and {hidden} more rows; ask for them with summary(sites=(...))"
+
+
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as text: counts as integers, everything else with four digits that matter."""
+    shown = table.copy().astype(object)
+    for column in table.columns:
+        style = "{:.0f}" if column.startswith("ess") else "{:.3f}" if column == "r_hat" else "{:.4g}"
+        shown[column] = [style.format(value) for value in table[column]]
+    return shown
 
 
 def align(rows: list[list[str]]) -> str:

@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         arguments = parser().parse_args(argv)
+        arguments.argv = list(sys.argv[1:] if argv is None else argv)
     except SystemExit as stop:  # argparse has printed its help, or what is wrong
         return int(stop.code or FINE)
     try:

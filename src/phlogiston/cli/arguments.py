@@ -81,6 +81,9 @@ def _run_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--out", type=Path, metavar="FOLDER", help="write posterior.nc, summary.csv and pictures (PNG) there"
     )
+    run.add_argument(
+        "--report", action="store_true", help="write report.html, one page to hand on, into --out or the current folder"
+    )
     run.add_argument("--strict", action="store_true", help=f"exit with {DOUBTFUL} where there are warnings")
     run.add_argument("--no-progress", action="store_true", help="no progress bar")
     run.add_argument("--quiet", action="store_true", help="no progress bar and no report: warnings and errors only")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
         for doubt in doubts:
             print(doubt, file=sys.stderr)
         written = [] if folder is None else _write(posterior, folder)
+        if arguments.report:
+            written.append(_report(posterior, folder or Path(), arguments))
         if not arguments.quiet:
             print(terminal.whereabouts(written))
     if posterior.interrupted:
@@ -97,6 +100,14 @@ def _made(folder: Path) -> Path:
     except OSError as error:
         raise DataFileError(f"--out {folder}: cannot be made: {error.strerror or error}") from error
     return folder
+
+
+def _report(posterior: Posterior, folder: Path, arguments: argparse.Namespace) -> Path:
+    command = shlex.join(["phlogiston", *arguments.argv])
+    try:
+        return posterior.report(folder / "report.html", command=command)
+    except OSError as error:
+        raise DataFileError(f"--report {folder}: cannot be written: {error.strerror or error}") from error
 
 
 def _write(posterior: Posterior, folder: Path) -> list[Path]:

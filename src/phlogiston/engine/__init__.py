@@ -1,6 +1,7 @@
 """Programs to densities: the only folder that touches poutine, functorch, FX and Inductor."""
 
+from phlogiston.engine.relations import parents_of
 from phlogiston.engine.sites import Plate, Site, Structure, discover
 from phlogiston.engine.target import Target
 
-__all__ = ["Plate", "Site", "Structure", "Target", "discover"]
+__all__ = ["Plate", "Site", "Structure", "Target", "discover", "parents_of"]

@@ -167,10 +167,10 @@ def run(bound: Bound, *messengers: Any, parameters: Mapping[str, torch.Tensor] |
         stack.enter_context(handlers.Parameters(parameters or {}, swaps := handlers.Swaps()))
         for messenger in messengers:
             stack.enter_context(messenger)
-        stack.enter_context(handlers.Observe(_cast(bound.observed), bound.missing))
+        stack.enter_context(handlers.Observe(cast_inputs(bound.observed), bound.missing))
         stack.enter_context(Adapt(swaps))
         tracer = stack.enter_context(poutine.trace())
-        args, kwargs = _cast(bound.args), _cast(bound.kwargs)
+        args, kwargs = cast_inputs(bound.args), cast_inputs(bound.kwargs)
         try:
             bound.program(*args, **kwargs)
         except Exception as error:
@@ -195,14 +195,14 @@ def of_observed(site: Site, log_prob: torch.Tensor) -> torch.Tensor:
     return log_prob if site.missing is None else torch.where(site.missing.events(site.event_dim), 0.0, log_prob)
 
 
-def _cast(value: Any) -> Any:
+def cast_inputs(value: Any) -> Any:
     """Floating tensors in the precision of the moment (the default dtype); everything else as it is."""
     if isinstance(value, torch.Tensor):
         return value.to(torch.get_default_dtype()) if value.is_floating_point() else value
     if isinstance(value, Mapping):
-        return {key: _cast(item) for key, item in value.items()}
+        return {key: cast_inputs(item) for key, item in value.items()}
     if type(value) in (tuple, list):
-        return type(value)(_cast(item) for item in value)
+        return type(value)(cast_inputs(item) for item in value)
     return value
 
 
@@ -235,7 +235,7 @@ def _nodes(bound: Bound, dtype: torch.dtype, seed: int) -> dict[str, dict[str, A
     with isolated(seed=seed, dtype=dtype), torch.no_grad():
         return {
             name: cast(dict[str, Any], msg)
-            for name, msg in run(bound, parameters=_cast(bound.parameters)).nodes.items()
+            for name, msg in run(bound, parameters=cast_inputs(bound.parameters)).nodes.items()
         }
 
 

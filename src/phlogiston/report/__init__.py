@@ -1,0 +1,5 @@
+"""Self-contained pages that a scientist would mail to a colleague."""
+
+from phlogiston.report.of_posterior import write_posterior
+
+__all__ = ["write_posterior"]
