@@ -25,7 +25,20 @@ import phlogiston.diagnostics
 from phlogiston.plots import DoesNotApply, Plots, components, densities
 
 SCHOOLS = ["Choate", "Deerfield", "Andover"]
-PICTURES = ["trace", "marginals", "forest", "pair", "rank", "weights", "predictive", "energy", "khat", "evidence"]
+PICTURES = [
+    "trace",
+    "marginals",
+    "forest",
+    "pair",
+    "rank",
+    "weights",
+    "predictive",
+    "energy",
+    "khat",
+    "evidence",
+    "gap",
+    "history",
+]
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -411,6 +424,21 @@ def test_evidence_settles_where_it_is_stated() -> None:
     assert np.isclose(axes.lines[0].get_ydata()[-1], stated.log_evidence.value)
     alone = dataclasses.replace(of_chains(), log_evidence=ph.Estimate(-3.0, 0.1)).plot.evidence()
     assert "log p(observed) = -3.0000 ± 0.1000" in title_of(alone)
+
+
+def test_gaps_and_histories_are_drawn_for_guides(load_model: Any) -> None:
+    svi = ph.SVI(num_steps=400, engine="graph")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ph.PhlogistonWarning)
+        post = ph.infer(load_model("ppca").model, svi, seed=0, progress=False)
+    figure = post.plot.gap()
+    assert f"KL[q, p] = {post.gap.value:.3f}" in title_of(figure)
+    bar = figure.axes[0].patches[0]
+    assert np.isclose(bar.get_width(), post.gap.value)
+    assert labels_of(post.plot.history()) == list(post.history)
+    for name in ("gap", "history"):
+        with pytest.raises(DoesNotApply, match=name):
+            getattr(of_chains().plot, name)()
 
 
 def test_draws_that_are_not_finite_or_do_not_vary_are_drawn_all_the_same() -> None:

@@ -198,6 +198,20 @@ def test_a_stuck_chain_is_named() -> None:
     assert check.finding.message.startswith("chain 2 does not move")
 
 
+@pytest.mark.parametrize(("gap", "state"), [(0.3, "fine"), (0.6, "fine"), (2.0, "caution")])
+def test_a_wide_gap_and_a_broken_off_optimisation_are_found(gap: float, state: str) -> None:
+    names = ("elbo", "gap", "expected_log_joint", "entropy", "reconstruction", "kl")
+    figures = dict.fromkeys(names, 0.0) | {f"{name}_se": 0.1 for name in names}
+    post = dataclasses.replace(
+        posterior_of(ph.Model(gaussian), z=correlated(np.random.default_rng(0))),
+        figures=figures | {"gap": gap, "converged": float(gap < 1.0)},
+        log_evidence=ph.Estimate(0.0, 0.1),
+        stop_reason="the last step was reached",
+    )
+    found = states(post.diagnose())
+    assert found["ELBO gap"] == found["optimisation"] == state
+
+
 def test_divergences_are_placed(load_model: Any) -> None:
     model = load_model("eight_schools").centred_model
     with pytest.warns(ph.ConvergenceWarning, match="most where tau is small"):

@@ -15,6 +15,8 @@ from phlogiston.diagnostics import (
     acceptance,
     check_conflict,
     check_draws,
+    check_ending,
+    check_gap,
     check_modes,
     checks_of_chains,
     checks_of_weights,
@@ -27,6 +29,7 @@ from phlogiston.drawn import Drawn
 from phlogiston.engine import Target
 from phlogiston.engine.isolate import generator, spawn
 from phlogiston.errors import ModelError
+from phlogiston.estimate import Estimate
 from phlogiston.model import Model
 
 Array = NDArray[Any]
@@ -54,6 +57,18 @@ class Judged(Drawn, Protocol):
     def weights(self) -> torch.Tensor | None:
         """Smoothed and normalised."""
 
+    @property
+    def converged(self) -> bool | None:
+        """Whether an optimisation met its rule for stopping; None where there was none."""
+
+    @property
+    def stop_reason(self) -> str:
+        """Why it ended."""
+
+    @property
+    def gap(self) -> Estimate | None:
+        """KL[q, p], where the draws come from a guide."""
+
 
 def judge(posterior: Judged, *, thorough: bool) -> Report:
     """Every check that applies; those that evaluate the model only if ``thorough``."""
@@ -64,9 +79,21 @@ def judge(posterior: Judged, *, thorough: bool) -> Report:
         draws = next(iter(posterior.draws.values())).shape[1]
         count = int(posterior.figures.get("num_particles", draws))
         checks += checks_of_weights(posterior.figures["pareto_k"], posterior.figures["ess"], count)
+    checks += _of_guides(posterior)
     if thorough:
         checks += _against_the_model(posterior)
     return Report(tuple(checks))
+
+
+def _of_guides(posterior: Judged) -> list[Check]:
+    """What is known of an approximation that was optimised."""
+    checks = []
+    if posterior.converged is not None:
+        checks.append(check_ending(posterior.converged, posterior.stop_reason))
+    if posterior.gap is not None:
+        rich = posterior.settings.get("guide", "normal") not in ("normal", "structured")
+        checks.append(check_gap(posterior.gap, rich=rich))
+    return checks
 
 
 def _of_chains(posterior: Judged) -> list[Check]:

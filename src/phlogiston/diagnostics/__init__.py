@@ -1,6 +1,7 @@
 """Whether to believe the draws: weights, moments with their errors, convergence."""
 
 from phlogiston.diagnostics.between import modes_between_chains, stuck
+from phlogiston.diagnostics.bound import check_ending, check_gap
 from phlogiston.diagnostics.conflict import check_conflict
 from phlogiston.diagnostics.findings import acceptance, checks_of_chains, checks_of_weights
 from phlogiston.diagnostics.loo import Loo, loo
@@ -25,6 +26,8 @@ __all__ = [
     "acceptance",
     "check_conflict",
     "check_draws",
+    "check_ending",
+    "check_gap",
     "check_modes",
     "checks_of_chains",
     "checks_of_weights",

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phlogiston.plots import chains, evidence, forest, khat, marginals, predictive, weights
+from phlogiston.plots import bounds, chains, evidence, forest, khat, marginals, predictive, weights
+from phlogiston.plots.chains import heading
 from phlogiston.plots.components import DoesNotApply, Plottable
 
 if TYPE_CHECKING:
@@ -184,6 +185,28 @@ class Plots:
         """
         return evidence.evidence(self.posterior)
 
+    def gap(self) -> Figure:
+        """The log evidence as ELBO + KL, and the ELBO both ways: joint + entropy, reconstruction - KL.
+
+        Returns:
+            a figure of one axes.
+
+        Raises:
+            DoesNotApply: the draws come from no guide (a ``ValueError``).
+        """
+        return bounds.gap(self.posterior)
+
+    def history(self) -> Figure:
+        """The curves of an optimisation, such as the ELBO by step.
+
+        Returns:
+            a figure of one axes a curve.
+
+        Raises:
+            DoesNotApply: the method does not optimise (a ``ValueError``).
+        """
+        return bounds.curves(heading("History", self.posterior), self.posterior.history)
+
     def all(self, folder: str | Path) -> list[Path]:
         """Write every picture that applies as PNG: trace.png, marginals.png, and so on.
 
@@ -223,3 +246,5 @@ class Plots:
         if not sites:
             yield "khat", self.khat
         yield "evidence", self.evidence
+        yield "gap", self.gap
+        yield "history", self.history

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from phlogiston.decomposition import Decomposition
 from phlogiston.diagnostics import Loo
 from phlogiston.diagnostics.convergence import SCREENED, badness, convergence, screen
 from phlogiston.drawn import Drawn
@@ -45,6 +46,14 @@ class Plottable(Drawn, Protocol):
     @property
     def log_evidence(self) -> Estimate | None:
         """With its error."""
+
+    @property
+    def decomposition(self) -> Decomposition | None:
+        """Evidence and bound, where the draws come from a guide."""
+
+    @property
+    def history(self) -> Mapping[str, NDArray[Any]]:
+        """Curves of an optimisation."""
 
     def loo(self, site: str | None = None) -> Loo:
         """Leave-one-out of an observed site."""

@@ -11,6 +11,7 @@ import torch
 
 from phlogiston import tables
 from phlogiston.checking import STATISTICS, LooPit, compare
+from phlogiston.decomposition import Decomposition
 from phlogiston.diagnostics import Loo, Report
 from phlogiston.drawn import Drawn
 from phlogiston.engine import parents_of
@@ -19,7 +20,7 @@ from phlogiston.estimate import Estimate
 from phlogiston.plots import DoesNotApply, Plots
 from phlogiston.report.facts import reproducibility
 from phlogiston.report.graph import MOST_SITES, draw
-from phlogiston.report.page import Block, Markup, Section, Table, Text, page_of, picture, write
+from phlogiston.report.page import Block, Code, Markup, Section, Table, Text, page_of, picture, write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +61,18 @@ class Reported(Drawn, Protocol):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What was warned of."""
+
+    @property
+    def decomposition(self) -> Decomposition | None:
+        """Evidence and bound, where the draws come from a guide."""
+
+    @property
+    def history(self) -> Mapping[str, np.ndarray]:
+        """Curves of an optimisation."""
+
+    @property
+    def stop_reason(self) -> str:
+        """Why it ended."""
 
     @property
     def num_chains(self) -> int:
@@ -111,6 +124,7 @@ def _sections(posterior: Reported, command: str) -> Iterator[Section]:
     yield Section("Summary", [*_summary(posterior), *_drawn(posterior.plot.forest, "Where every component lies.")])
     yield Section("Draws", [*_draws(posterior)])
     yield Section("Pairs", [*_drawn(posterior.plot.pair, _PAIR, vector=False)])
+    yield Section("Approximation", [*_approximation(posterior)])
     if posterior.log_weights is not None:
         yield Section("Weights", [*_drawn(posterior.plot.weights, _WEIGHTS)])
     if posterior.model is not None:
@@ -239,6 +253,17 @@ def _pointwise(posterior: Reported, model: Model) -> Iterator[Block]:
             pit = posterior.loo_pit(site.name)
             yield from _drawn(pit.plot, _PIT)
         yield from _drawn(lambda name=site.name: posterior.plot.khat(name), _KHAT)  # type: ignore[misc]
+
+
+def _approximation(posterior: Reported) -> Iterator[Block]:
+    if posterior.decomposition is None and not posterior.history:
+        return
+    if posterior.stop_reason:
+        yield Text(f"The optimisation ended as {posterior.stop_reason}.")
+    if posterior.decomposition is not None:
+        yield Code(str(posterior.decomposition))
+    yield from _drawn(posterior.plot.gap, "The gap is what the guide cannot express.")
+    yield from _drawn(posterior.plot.history, "The bound should have come to rest.")
 
 
 def _evidence(posterior: Reported) -> Iterator[Block]:
