@@ -102,7 +102,7 @@ def datasets(posterior: HasDraws) -> dict[str, xr.Dataset]:
         state = {name.replace("/", "."): (_numbered_array(name, a), a) for name, a in posterior.state.items()}
         groups["sampler_state"] = arviz_edge.dataset(state, {}, {})
     if posterior.history:
-        history = {name: (("step",), np.asarray(values)) for name, values in posterior.history.items()}
+        history = {name: (("record",), np.asarray(values)) for name, values in posterior.history.items()}
         groups["history"] = arviz_edge.dataset(history, {}, {})
     if posterior.marginals:
         groups["marginals"] = build(posterior.marginals)

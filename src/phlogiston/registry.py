@@ -19,7 +19,9 @@ METHODS: dict[str, str] = {
     "svi": "phlogiston.algorithms.svi:SVI",
 }
 
-TRAINERS: dict[str, str] = {}
+TRAINERS: dict[str, str] = {
+    "svi": "phlogiston.algorithms.svi:SVI",
+}
 
 
 def method_class(name: str, registered: dict[str, str] = METHODS) -> Any:

@@ -24,24 +24,19 @@ def values_of(target: Target, u: torch.Tensor, seed: np.random.SeedSequence) -> 
     return target.recover_discretes({site.name: values[site.name] for site in target.structure.continuous}, seed)
 
 
-def weighted(
-    target: Target, u: torch.Tensor, log_q: torch.Tensor, seed: np.random.SeedSequence, *, lenient: bool = False
-) -> dict[str, Any]:
-    """What a ``Posterior`` says of weighted points: draws, weights, evidence, and figures with ELBO and gap.
+def weighted(target: Target, values: Values, log_weights: torch.Tensor, *, lenient: bool = False) -> dict[str, Any]:
+    """What a ``Posterior`` says of weighted draws: draws, weights, evidence, and figures with ELBO and gap.
 
     Args:
         target: the model's densities.
-        u: ``[N, D]``, drawn from the approximation.
-        log_q: ``[N]``, its log density there, on the unconstrained scale.
-        seed: of discrete latents that are drawn back.
+        values: every latent and deterministic ``[N, ...]``, drawn from the approximation.
+        log_weights: ``[N]``, log p(x, z) - log q(z).
         lenient: whether draws at which the density is no number are left out instead of refused: after a run that
             stopped there and said so.
     """
-    values = values_of(target, u, seed)
-    log_weights = target.log_density(u) - log_q
     if lenient:
         keep = torch.isfinite(log_weights)
-        u, log_weights, values = u[keep], log_weights[keep], {name: value[keep] for name, value in values.items()}
+        log_weights, values = log_weights[keep], {name: value[keep] for name, value in values.items()}
     latents = {site.name: values[site.name] for site in target.structure.of("latent")}
     list(checked(target, iter([{**latents, "log_weight": log_weights}])))
     log_prior, log_joint = target.log_prior(latents), target.log_joint(latents)

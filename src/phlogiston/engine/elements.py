@@ -40,7 +40,7 @@ class Rows(Messenger):
 
 
 @dataclass(frozen=True)
-class _AtRows:
+class AtRows:
     """A bound program with its data at some elements of a plate."""
 
     bound: Bound
@@ -50,6 +50,7 @@ class _AtRows:
 
     @property
     def program(self) -> Any:
+        """The program, run at these elements."""
         whole = self.bound.program
 
         def at_rows(*args: Any, **kwargs: Any) -> Any:
@@ -60,23 +61,28 @@ class _AtRows:
 
     @property
     def args(self) -> tuple[Any, ...]:
+        """Its positional inputs, whole."""
         return self.bound.args
 
     @property
     def kwargs(self) -> Mapping[str, Any]:
+        """Its inputs by keyword, whole."""
         return self.bound.kwargs
 
     @property
     def parameters(self) -> Mapping[str, torch.Tensor]:
+        """Values of ``pyro.param`` statements that are held."""
         return self.bound.parameters
 
     @property
     def observed(self) -> Mapping[str, torch.Tensor]:
+        """What was observed at these elements, and outside of the plate."""
         data = {site.name: self.structure.observations[site.name] for site in self.structure.observable}
         return {name: self._picked(name, value) for name, value in data.items()}
 
     @property
     def missing(self) -> Mapping[str, Missing]:
+        """The missing entries at these elements."""
         return {
             name: Missing(self._picked(name, entries.mask), self._picked(name, entries.values))
             for name, entries in self.bound.missing.items()
@@ -103,7 +109,7 @@ class ElementTerms:
     def __init__(self, bound: Bound, structure: Structure, plate: Plate, dtype: torch.dtype = torch.float32) -> None:
         self._bound, self._whole, self._plate, self._dtype = bound, structure, plate, dtype
         first = torch.zeros(1, dtype=torch.long)
-        self._one = discover(_AtRows(bound, structure, plate, first), dtype)
+        self._one = discover(AtRows(bound, structure, plate, first), dtype)
         own = [site for site in self._one.continuous if in_plate(site, plate.name)]
         self.local = tuple(site.name for site in own)
         self.rest = tuple(site.name for site in self._one.continuous if site.name not in self.local)
@@ -142,7 +148,7 @@ class ElementTerms:
         return dict(zip(traced.outputs, found, strict=True))
 
     def _priors(self, inputs: Values) -> Values:
-        rows = _AtRows(self._bound, self._whole, self._plate, inputs["index"])
+        rows = AtRows(self._bound, self._whole, self._plate, inputs["index"])
         held = handlers.Substitute({name: value for name, value in inputs.items() if name != "index"})
         nodes = run(rows, held, parameters=self._one.parameters).nodes
         found = {}
@@ -154,7 +160,7 @@ class ElementTerms:
         return found
 
     def _terms(self, inputs: Values) -> Values:
-        rows = _AtRows(self._bound, self._whole, self._plate, inputs["index"])
+        rows = AtRows(self._bound, self._whole, self._plate, inputs["index"])
         missing = rows.missing
         sites = tuple(replace(s, missing=missing[s.name]) if s.name in missing else s for s in self._one.sites)
         one = replace(self._one, sites=sites)

@@ -65,7 +65,7 @@ def log_evidence(trace: poutine.Trace, bias: Mapping[str, torch.Tensor] | None =
     """
     for name, extra in (bias or {}).items():
         trace.nodes[name]["log_prob"] = trace.nodes[name]["log_prob"] + extra
-    _pack(trace)
+    pack(trace)
     factors: OrderedDict[frozenset[str], list[torch.Tensor]] = OrderedDict()
     sum_dims: set[str] = set()
     for msg in trace.nodes.values():
@@ -87,7 +87,7 @@ def _mark() -> handlers.MarkEnumerable:
     return handlers.MarkEnumerable(lambda msg: bool(msg["fn"].support.is_discrete))
 
 
-def _pack(trace: poutine.Trace) -> None:
+def pack(trace: poutine.Trace) -> None:
     """Rename dimensions to symbols; scales and masks count as part of the probabilities."""
     for msg in trace.nodes.values():
         if "log_prob" in msg:
@@ -174,7 +174,7 @@ def table_size(bound: Bound, structure: Structure) -> int:
 def draw(bound: Bound, structure: Structure, *messengers: Any) -> Values:
     """One joint posterior draw of all discrete latents: forward filtering, backward sampling over the same sums."""
     trace = enumerated(bound, structure, *messengers)
-    _pack(trace)
+    pack(trace)
     # Pyro replays the program under a handler that holds the values drawn; the handler's trace is all that is wanted.
     drawn = _sample_posterior_from_trace(lambda: getattr(runtime._PYRO_STACK[-1], "trace"), trace, 1, False)  # noqa: B009
     return {site.name: drawn.nodes[site.name]["value"].reshape(site.shape) for site in structure.discrete}

@@ -25,6 +25,7 @@ Step = Callable[[Tensors, Tensors, Tensors], tuple[Tensors, torch.Tensor]]
 
 _SECONDS_AN_OPERATION, _SECONDS_AN_ELEMENT = 8e-6, 1e-9
 _SECONDS_TO_COMPILE, _SECONDS_TO_COMPILE_AN_OPERATION = 2.0, 0.01
+_ELEMENTS_OF_A_CALL = 2_000_000  # larger steps gain nothing from standing together
 _OPERATIONS_OF_A_CALL, _STEPS_OF_A_CALL = 2_500, 20  # a longer graph takes the C++ compiler too long
 
 
@@ -75,9 +76,10 @@ def make_steps(
         except UntraceableProgram as error:
             return Steps(_eager(step), 1, f"loop ({error})")
         operations = sum(node.op == "call_function" for node in module.graph.nodes)
-        most = max(1, min(_STEPS_OF_A_CALL, _OPERATIONS_OF_A_CALL // max(operations, 1)))
-        repeats = max(k for k in range(1, most + 1) if chunk % k == 0)
         elements = sum(t.numel() for t in state) * 12
+        within = (_STEPS_OF_A_CALL, _OPERATIONS_OF_A_CALL // max(operations, 1), _ELEMENTS_OF_A_CALL // elements)
+        most = max(1, min(within))
+        repeats = max(k for k in range(1, most + 1) if chunk % k == 0)
         eager = calls * (operations * _SECONDS_AN_OPERATION + elements * _SECONDS_AN_ELEMENT)
         compiling = _SECONDS_TO_COMPILE + operations * repeats * _SECONDS_TO_COMPILE_AN_OPERATION
         if tier == "compiled" or (tier == "auto" and eager > compiling):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from phlogiston.engine.steps import Steps, Tensors, make_steps
 from phlogiston.kernels.optimisers import Adam
 
 Array = np.ndarray[Any, Any]
+_SMALL = 2**15  # parameters of a step that one thread does fastest
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,20 @@ class Objective:
     Args:
         names: of the parameters.
         initial: their values at the start.
-        gradient: parameters and one step's inputs -> an estimate of the bound, and its gradient by parameter.
+        gradient: parameters and one step's inputs -> an estimate of the bound, its gradient by parameter, and what else
+            is recorded ``[E]``.
         inputs: a window's seed, its number and its number of steps -> the steps' inputs in order, in chunks whose
             first dimension counts steps.
         reason: why the gradient cannot be traced; empty where it can.
+        extras: names of what is recorded beside the bound.
     """
 
     names: tuple[str, ...]
     initial: Tensors
-    gradient: Callable[[Tensors, Tensors], tuple[torch.Tensor, Tensors]]
+    gradient: Callable[[Tensors, Tensors], tuple[torch.Tensor, Tensors, torch.Tensor]]
     inputs: Callable[[np.random.SeedSequence, int, int], Iterator[Tensors]]
     reason: str = ""
+    extras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +61,7 @@ class Schedule:
         decays: how often, before the climb counts as converged.
         tolerance: a rise of the smoothed bound that does not count, in nats.
         stop: whether to stop when converged; False runs all the steps at the first learning rate.
+        average: whether the mean of the last window's iterates is the result, or the last iterate.
     """
 
     num_steps: int
@@ -64,6 +70,7 @@ class Schedule:
     decays: int = 4
     tolerance: float = 0.005
     stop: bool = True
+    average: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ class Climb:
     interrupted: bool = False
     engine: str = ""
     rates: Array = field(default_factory=lambda: np.zeros(0))
+    extras: Array = field(default_factory=lambda: np.zeros((0, 0)))  # [steps, E]
+    names: tuple[str, ...] = ()  # of the extras
 
     @property
     def steps(self) -> int:
@@ -88,12 +97,19 @@ class Climb:
         return len(self.bounds)
 
 
-def begin(objective: Objective, optim: Adam) -> Climb:
+def begin(objective: Objective, optim: Adam, average: bool = True) -> Climb:
     """A climb before its first step."""
     initial = tuple(value.detach().clone() for value in objective.initial)
-    totals = tuple(torch.zeros_like(value) for value in initial)
+    totals = tuple(torch.zeros_like(value) for value in initial) if average else ()
     alive = torch.ones((), dtype=initial[0].dtype)
-    return Climb((*initial, *optim.initial(initial), *totals, alive), np.zeros(0), averaged=initial)
+    extras = np.zeros((0, len(objective.extras)))
+    return Climb(
+        (*initial, *optim.initial(initial), *totals, alive),
+        np.zeros(0),
+        averaged=initial,
+        extras=extras,
+        names=objective.extras,
+    )
 
 
 def climb(
@@ -108,7 +124,7 @@ def climb(
     after_window: Callable[[Climb], None] | None = None,
 ) -> Climb:
     """Run steps until the bound stops rising, ``num_steps`` are done, something is not finite, or Ctrl-C."""
-    at = replace(start or begin(objective, optim), converged=False, stop_reason="", interrupted=False)
+    at = replace(start or begin(objective, optim, schedule.average), converged=False, stop_reason="", interrupted=False)
     steps: dict[tuple[torch.Size, ...], Steps] = {}
     remaining = schedule.num_steps - at.steps
     with tqdm(total=schedule.num_steps, initial=at.steps, desc="svi", disable=None if progress else True) as bar:
@@ -123,8 +139,11 @@ def climb(
                     after_window(at)
         except KeyboardInterrupt:
             at = replace(at, interrupted=True, stop_reason=f"interrupted after {at.steps} steps")
-    if not at.stop_reason:
-        at = replace(at, stop_reason=f"all {at.steps} steps were done; the bound was still rising or not yet known")
+    if at.bad_step is not None:
+        at = replace(at, stop_reason=f"step {at.bad_step} met a bound or gradient that is not finite")
+    elif not at.stop_reason:
+        still = "; the bound was still rising or not yet known" if schedule.stop else ""
+        at = replace(at, stop_reason=f"all {at.steps} steps were done{still}")
     return at
 
 
@@ -142,16 +161,19 @@ def _window(
     length = min(schedule.window, schedule.num_steps - at.steps)
     number = at.steps // schedule.window
     rate = torch.tensor(optim.learning_rate * schedule.decay**at.level, dtype=at.state[0].dtype)
-    state = (*at.state[: -1 - count], *(torch.zeros_like(value) for value in at.state[:count]), at.state[-1])
+    summed = count if schedule.average else 0
+    own_state = at.state[: len(at.state) - 1 - summed]
+    state = (*own_state, *(torch.zeros_like(value) for value in at.state[:summed]), at.state[-1])
     own = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, number))
     records = []
     engine = at.engine
-    with torch.no_grad(), one_thread():
+    small = sum(value.numel() for value in objective.initial) <= _SMALL
+    with torch.no_grad(), one_thread() if small else nullcontext():
         for inputs in objective.inputs(own, at.steps, length):
             rows = inputs[0].shape[0]
             shapes = tuple(value.shape[1:] for value in inputs)
             if shapes not in kept:
-                step, example = _step_of(objective, optim, count), tuple(value[0] for value in inputs)
+                step, example = _step_of(objective, optim, count, summed), tuple(value[0] for value in inputs)
                 kept[shapes] = make_steps(
                     step, state, (rate,), example, tier=tier, calls=remaining, chunk=rows, reason=objective.reason
                 )
@@ -162,10 +184,10 @@ def _window(
                 state, record = made.advance(state, (rate,), tuple(value[i : i + made.repeats] for value in inputs))
                 records.append(record)
             for i in range(whole, rows):  # fewer steps than a call makes: one by one
-                state, record = _single(objective, optim, count, kept, state, rate, inputs, i)
+                state, record = _single(objective, optim, (count, summed), kept, state, rate, (inputs, i))
                 records.append(record)
     found = torch.cat(records).double().numpy()
-    averaged = tuple(value / length for value in state[-1 - count : -1])
+    averaged = tuple(value / length for value in state[-1 - count : -1]) if schedule.average else state[:count]
     bad = np.flatnonzero(found[:, 1] == 0.0)
     if bad.size:
         found, averaged = found[: int(bad[0])], state[:count]
@@ -177,6 +199,7 @@ def _window(
         averaged=averaged,
         engine=engine,
         bounds=np.concatenate([at.bounds, found[:, 0]]),
+        extras=np.concatenate([at.extras, found[:, 2:]]),
         rates=np.concatenate([at.rates, np.full(len(found), float(rate))]),
         windows=(*at.windows, (mean, error)),
         bad_step=int(at.steps + bad[0]) if bad.size else None,
@@ -186,27 +209,27 @@ def _window(
 def _single(
     objective: Objective,
     optim: Adam,
-    count: int,
+    widths: tuple[int, int],
     kept: dict[tuple[torch.Size, ...], Steps],
     state: Tensors,
     rate: torch.Tensor,
-    inputs: Tensors,
-    i: int,
+    at: tuple[Tensors, int],
 ) -> tuple[Tensors, torch.Tensor]:
+    (count, summed), (inputs, i) = widths, at
     key = (torch.Size([-1]), *(value.shape[1:] for value in inputs))
     if key not in kept:
-        step, example = _step_of(objective, optim, count), tuple(value[0] for value in inputs)
+        step, example = _step_of(objective, optim, count, summed), tuple(value[0] for value in inputs)
         kept[key] = make_steps(step, state, (rate,), example, tier="graph", calls=1, reason=objective.reason)
     return kept[key].advance(state, (rate,), tuple(value[i : i + 1] for value in inputs))
 
 
-def _step_of(objective: Objective, optim: Adam, count: int) -> Callable[..., tuple[Tensors, torch.Tensor]]:
+def _step_of(objective: Objective, optim: Adam, count: int, summed: int) -> Callable[..., tuple[Tensors, torch.Tensor]]:
     """One step: gradient, update, running sum; from the first number that is not finite on, nothing moves."""
 
     def step(state: Tensors, constants: Tensors, inputs: Tensors) -> tuple[Tensors, torch.Tensor]:
         params, alive = state[:count], state[-1]
-        moments, totals = state[count : -1 - count], state[-1 - count : -1]
-        bound, gradients = objective.gradient(params, inputs)
+        moments, totals = state[count : len(state) - 1 - summed], state[len(state) - 1 - summed : -1]
+        bound, gradients, extras = objective.gradient(params, inputs)
         finite = torch.isfinite(bound)
         for gradient in gradients:
             finite = finite & torch.isfinite(gradient.sum())
@@ -214,8 +237,9 @@ def _step_of(objective: Objective, optim: Adam, count: int) -> Callable[..., tup
         moved, after = optim.ascend(params, gradients, moments, constants[0])
         moved = tuple(torch.where(alive > 0, new, old) for new, old in zip(moved, params, strict=True))
         after = tuple(torch.where(alive > 0, new, old) for new, old in zip(after, moments, strict=True))
-        totals = tuple(total + value for total, value in zip(totals, moved, strict=True))
-        return (*moved, *after, *totals, alive), torch.stack([bound.to(alive.dtype), alive])
+        totals = tuple(total + value for total, value in zip(totals, moved[:summed], strict=True))
+        record = torch.cat([torch.stack([bound.to(alive.dtype), alive]), extras.to(alive.dtype)])
+        return (*moved, *after, *totals, alive), record
 
     return step
 

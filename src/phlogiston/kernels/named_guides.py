@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from phlogiston.engine import Site, Target
+from phlogiston.engine.interpret import Slot
 from phlogiston.errors import ModelError
 from phlogiston.kernels import guides
 from phlogiston.kernels.guides import Guide
@@ -33,8 +34,8 @@ def first_point(target: Target, start: Start | Mapping[str, Any], seed: np.rando
     return points[torch.where(usable, value, -torch.inf).argmax()]
 
 
-def named_guide(name: str, target: Target, loc: torch.Tensor, rank: int) -> Guide:
-    """The guide of that name, around a point."""
+def named_guide(name: str, slots: Sequence[Slot], loc: torch.Tensor, rank: int) -> Guide:
+    """The guide of that name for latents laid out like this, around a point ``[D]``."""
     scale = torch.full_like(loc, _FIRST_SCALE)
     if name == "delta":
         return guides.delta(loc)
@@ -44,17 +45,17 @@ def named_guide(name: str, target: Target, loc: torch.Tensor, rank: int) -> Guid
         return guides.multivariate_normal(loc, torch.diag(scale))
     if name == "low_rank":
         return guides.low_rank(loc, scale, rank)
-    order, free = structure_of(target)
+    order, free = structure_of(slots)
     return guides.triangular("structured", loc, torch.diag(scale), order, free)
 
 
-def structure_of(target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+def structure_of(slots: Sequence[Slot]) -> tuple[torch.Tensor, torch.Tensor]:
     """Which coordinates may depend on which: elements of a plate not on each other, all on what is outside it.
 
     Returns:
         the order, coordinates in fewer plates first ``[D]``, and a mask of the ordered coordinates ``[D, D]``.
     """
-    labels = [label for slot in target.slots for label in _elements(slot.site, slot.shape)]
+    labels = [label for slot in slots for label in _elements(slot.site, slot.shape)]
     order = sorted(range(len(labels)), key=lambda i: (len(labels[i]), i))
     ordered = [labels[i] for i in order]
     free = [[all(own.get(name, at) == at for name, at in other.items()) for other in ordered] for own in ordered]
