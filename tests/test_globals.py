@@ -30,7 +30,6 @@ TINY = {
     "num_steps": 8,
     "num_temperatures": 4,
     "max_tree_depth": 3,
-    "batch_size": 4,
 }
 
 each_method = pytest.mark.parametrize("method", METHODS)

@@ -274,6 +274,13 @@ def test_kl_warmup_and_free_bits_change_the_path_and_not_the_report() -> None:
     assert free.history["kl/z"][-20:].mean() > plain.history["kl/z"][-20:].mean()
 
 
+def test_a_program_that_ignores_the_rows_asked_for_is_told_how_to_write_it(load_model: Any) -> None:
+    with pytest.raises(
+        ph.ModelError, match=r"plate 'school': found a program or guide that does not run at some.*x\[rows\]"
+    ):
+        fit(load_model("eight_schools").model, batch_size=3)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     model = ph.Model(means, 53).observe(y=data(53)[:, 0])
 

@@ -17,7 +17,15 @@ from phlogiston.algorithms.needs import require
 from phlogiston.engine import Plate, Target
 from phlogiston.engine.isolate import generator, spawn
 from phlogiston.engine.learning import Learning
-from phlogiston.errors import ConvergenceWarning, DataFileError, ModelError, UnsupportedModel, problem, warn
+from phlogiston.errors import (
+    ConvergenceWarning,
+    DataFileError,
+    ModelError,
+    ProgramError,
+    UnsupportedModel,
+    problem,
+    warn,
+)
 from phlogiston.fitted import Fitted
 from phlogiston.kernels.ascent import Climb, Objective, Schedule, climb
 from phlogiston.kernels.bounds import bound_and_gradient
@@ -150,7 +158,12 @@ def _learn(
     weighting = Weighting(
         alpha=settings.order, particles=particles, warmup=settings.kl_warmup, free_bits=settings.free_bits
     )
-    objective = learned_objective(learning, batches, weighting, rest, climbing)
+    try:
+        objective = learned_objective(learning, batches, weighting, rest, climbing)
+    except ProgramError as error:
+        if plate is None:
+            raise
+        raise ModelError(_rows_needed(plate, error)) from error
 
     def at(found: Climb) -> Learned:
         return Learned(learning, guide, rest, plate, found, objective.names)
@@ -206,6 +219,15 @@ def _plate(settings: SVI, model: Model, guide: Any) -> Plate | None:
             )
         )
     return plate
+
+
+def _rows_needed(plate: Plate, error: ProgramError) -> str:
+    return problem(
+        f"plate {plate.name!r}",
+        found=f"a program or guide that does not run at some of its rows ({error})",
+        expected="data of its own for each row that is asked for",
+        fix=f"with pyro.plate({plate.name!r}, n) as rows: ... x[rows]",
+    )
 
 
 def _rest(
