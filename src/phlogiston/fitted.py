@@ -11,11 +11,14 @@ import numpy as np
 import torch
 
 from phlogiston import checkpoint, evaluation
+from phlogiston.diagnostics import Report
 from phlogiston.errors import UnsupportedModel, problem
 from phlogiston.evaluation import Bound, Encoded, GapSplit, Likelihood, Usage
 from phlogiston.guides.amortized import AmortizedGuide
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
+from phlogiston.report import write_fitted
+from phlogiston.trust import judge_training
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,6 +134,19 @@ class Fitted:
             )
         model, guide = evaluation.with_data(self.model, self.guide, data)
         return Encoded(model, guide)
+
+    def diagnose(self) -> Report:
+        """Whether training ended well, the latents are used, and samples reach all of the data: a ``Report``."""
+        return judge_training(self)
+
+    def report(self, path: str | Path, *, command: str = "") -> Path:
+        """Write one self-contained HTML page: verdict, samples, latents, training, model, what it takes to do it again.
+
+        Args:
+            path: of the page; folders are made.
+            command: what was run, where the call of ``train`` does not say it.
+        """
+        return write_fitted(self, path, command=command)
 
     def save(self, path: str | Path) -> Path:
         """Write parameters, history and state to one file of tensors and plain data, which ``ph.load`` reads."""

@@ -103,7 +103,7 @@ class Posterior:
     @property
     def decomposition(self) -> Decomposition | None:
         """The evidence as ELBO + KL, and the ELBO both ways; prints as three lines. None for methods without a q."""
-        if "elbo" not in self.figures or self.log_evidence is None:
+        if "kl_se" not in self.figures or self.log_evidence is None:
             return None
         return decomposition_of(self.figures, self.log_evidence)
 

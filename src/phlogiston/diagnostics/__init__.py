@@ -3,12 +3,13 @@
 from phlogiston.diagnostics.between import modes_between_chains, stuck
 from phlogiston.diagnostics.bound import check_ending, check_gap
 from phlogiston.diagnostics.conflict import check_conflict
+from phlogiston.diagnostics.coverage import check_coverage, check_usage
 from phlogiston.diagnostics.findings import acceptance, checks_of_chains, checks_of_weights
 from phlogiston.diagnostics.loo import Loo, loo
 from phlogiston.diagnostics.modes import check_modes
 from phlogiston.diagnostics.moments import Moments, moments, quantiles, standard_error
 from phlogiston.diagnostics.stein import check_draws
-from phlogiston.diagnostics.verdict import Check, Finding, Report, skipped
+from phlogiston.diagnostics.verdict import Check, Finding, Report, failed, skipped
 from phlogiston.diagnostics.weights import (
     effective_sample_size,
     khat_threshold,
@@ -25,13 +26,16 @@ __all__ = [
     "Report",
     "acceptance",
     "check_conflict",
+    "check_coverage",
     "check_draws",
     "check_ending",
     "check_gap",
     "check_modes",
+    "check_usage",
     "checks_of_chains",
     "checks_of_weights",
     "effective_sample_size",
+    "failed",
     "khat_threshold",
     "log_mean_exp",
     "loo",

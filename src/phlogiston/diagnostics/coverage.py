@@ -1,0 +1,95 @@
+"""What a generator leaves out of the data."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phlogiston.diagnostics.verdict import Check, Finding, failed, skipped
+
+Array = NDArray[np.float64]
+
+DOUBTFUL, COLLAPSED = 0.75, 0.5
+_MOST = 500
+_FEWEST = 50
+_SHARE = 25  # neighbours are the count over this
+
+
+def coverage(data: Array, samples: Array, neighbours: int) -> float:
+    r"""Share of the data with a sample no further away than their own k-th neighbour among the data.
+
+    Args:
+        data: ``[n, D]``.
+        samples: ``[m, D]``.
+        neighbours: k.
+
+    References:
+        Naeem et al. (2020), Reliable fidelity and diversity metrics, https://arxiv.org/abs/2002.09797
+    """
+    own = np.sort(_distances(data, data), axis=1)[:, neighbours]  # the first is the datum itself
+    return float((_distances(data, samples).min(axis=1) <= own).mean())
+
+
+def _distances(x: Array, y: Array) -> Array:
+    square = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2.0 * x @ y.T
+    return np.asarray(np.sqrt(np.maximum(square, 0.0)))
+
+
+def check_coverage(data: Array, samples: Array, rng: np.random.Generator) -> Check:
+    """Whether a generator reaches all of the data, or has collapsed onto a part.
+
+    Args:
+        data: ``[n, ...]``.
+        samples: ``[m, ...]``.
+        rng: picks which of them are looked at.
+    """
+    name = "coverage of the data"
+    count = min(len(data), len(samples), _MOST)
+    if count < _FEWEST:
+        return skipped(name, f"{count} data and samples are too few")
+    some, made = (
+        np.asarray(x[rng.permutation(len(x))[:count]], dtype=float).reshape(count, -1) for x in (data, samples)
+    )
+    if not np.isfinite(made).all():
+        finding = Finding(
+            "some samples are not finite",
+            "train again with a smaller learning rate",
+            meaning="The generator has diverged.",
+            severity="do not use",
+        )
+        return failed(name, finding)
+    share = coverage(some, made, max(5, count // _SHARE))
+    if share >= DOUBTFUL:
+        return Check(name, f"samples near {share:.0%} of the data, limit {DOUBTFUL:.0%}")
+    finding = Finding(
+        f"the samples come near {share:.0%} of the data only (limit {DOUBTFUL:.0%})",
+        "use a loss or regulariser against collapse (relativistic with R1 and R2, packing), or a smaller learning rate",
+        number=share,
+        threshold=DOUBTFUL,
+        meaning="The generator leaves out a part of the data: it has collapsed onto what it does best.",
+        severity="do not use" if share < COLLAPSED else "caution",
+    )
+    return failed(name, finding)
+
+
+def check_usage(active: NDArray[np.bool_], kl: Array) -> Check:
+    """Whether the latents of an amortised guide carry anything of the data.
+
+    Args:
+        active: whether each coordinate's mean moves with the data.
+        kl: of each coordinate, in nats.
+    """
+    name, used, total = "use of the latents", int(active.sum()), active.size
+    if used >= 0.5 * total:
+        return Check(name, f"{used} of {total} coordinates move with the data, KL {float(np.nansum(kl)):.2f} nats")
+    finding = Finding(
+        f"{used} of {total} latent coordinates move with the data (limit half of them)",
+        "warm the KL up, allow free bits, take fewer latents, or a weaker decoder",
+        number=float(used),
+        threshold=0.5 * total,
+        meaning="Posterior collapse: the decoder has learned to do without its latents."
+        if not used
+        else "The other coordinates say nothing: their posterior is the prior, whatever the datum.",
+        severity="do not use" if not used else "caution",
+    )
+    return failed(name, finding)
