@@ -20,6 +20,7 @@ import torch
 import phlogiston as ph
 from phlogiston.cli import main
 from phlogiston.engine import parents_of
+from phlogiston.fitted import Fitted
 from phlogiston.report.graph import draw
 
 BROWSER = next(
@@ -192,6 +193,32 @@ def test_the_command_line_writes_one_and_says_how_it_was_made(
     assert f"phlogiston run {model} --method importance --seed 3" in (tmp_path / "report.html").read_text().replace(
         "\n    ", " "
     )
+
+
+def faces(rate: torch.Tensor, count: int) -> None:
+    with pyro.plate("face", count):
+        pyro.sample("x", dist.Bernoulli(pyro.param("rate", rate)).to_event(1))
+
+
+def test_a_trained_program_has_its_page(tmp_path: Path) -> None:
+    rate = torch.linspace(0.1, 0.9, 64)
+    data = ph.Model(faces, rate, 60).simulate(1, seed=0)["x"][0]
+    fitted = Fitted(
+        model=ph.Model(faces, rate, 60).observe(x=data).with_parameters({"rate": rate}),
+        method="svi",
+        history={"step": np.arange(40), "elbo": np.linspace(-50.0, -40.0, 40), "nothing": np.full(40, np.nan)},
+        figures={"steps": 40.0},
+        converged=True,
+        stop_reason="all 40 steps were done",
+        seed=1,
+    )
+    page = fitted.report(tmp_path / "fitted.html")
+    text = page.read_text()
+    parsed(text)
+    assert titles(text) == ["caution", "Samples", "Training", "Model", "Reproducibility"]  # a curve is not finite
+    assert text.count("<img") == 2  # a sheet of images and the curve
+    assert "zeros of x" in text
+    assert "ph.train(model, &#34;svi&#34;" in text
 
 
 def test_the_parents_of_every_site_are_found(load_model: Any) -> None:

@@ -16,10 +16,12 @@ import pytest
 import torch
 
 import phlogiston as ph
-from phlogiston.diagnostics import check_conflict, modes_between_chains, stuck
+from phlogiston.diagnostics import check_conflict, check_usage, modes_between_chains, stuck
+from phlogiston.diagnostics.coverage import coverage
 from phlogiston.diagnostics.modes import Cut, inside, region_evidence, regions_of
 from phlogiston.diagnostics.stein import stein
 from phlogiston.diagnostics.verdict import Check, Finding, Report
+from phlogiston.fitted import Fitted
 
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 2.0]], dtype=torch.float64)
 
@@ -252,6 +254,52 @@ def test_a_posterior_without_its_model_is_judged_by_what_it_has(load_model: Any)
     assert states(bare)["draws against the density"] == "not judged"
     assert states(bare)["stuck chains"] == "fine"
     assert bare.verdict == post.diagnose().verdict
+
+
+ANGLES = torch.arange(8) * (2.0 * np.pi / 8.0)
+CENTRES = torch.stack([ANGLES.cos(), ANGLES.sin()], dim=-1).double()
+
+
+def ring(count: int) -> None:
+    """Eight narrow normals on a circle."""
+    weights = pyro.param("weights", torch.full((8,), 0.125, dtype=torch.float64))
+    with pyro.plate("point", count):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("x", dist.Normal(CENTRES[z], 0.01).to_event(1))
+
+
+@pytest.mark.parametrize(("modes", "verdict"), [(8, "trust"), (5, "caution"), (1, "do not use")])
+def test_a_generator_that_leaves_out_modes_is_flagged(modes: int, verdict: str) -> None:
+    data = ph.Model(ring, 500).simulate(1, seed=0)["x"][0]
+    weights = torch.zeros(8, dtype=torch.float64)
+    weights[:modes] = 1.0 / modes
+    model = ph.Model(ring, 500).observe(x=data).with_parameters({"weights": weights})
+    fitted = Fitted(model=model, method="adversarial", converged=True, stop_reason="done", seed=0)
+    report = fitted.diagnose()
+    assert report.verdict == verdict, report
+    if modes < 8:
+        assert abs(report[0].number - modes / 8.0) < 0.05
+
+
+def test_coverage_is_the_share_of_the_data_that_samples_reach() -> None:
+    data = np.arange(10.0)[:, None]
+    assert coverage(data, data[:4] + 0.1, 1) == 0.5  # 0 to 4: the fifth is 0.9 from its nearest sample
+    assert coverage(data, data, 1) == 1.0
+
+
+@pytest.mark.parametrize(("active", "state"), [(8, "fine"), (4, "fine"), (3, "caution"), (0, "do not use")])
+def test_latents_that_say_nothing_are_found(active: int, state: str) -> None:
+    used = np.arange(8) < active
+    assert check_usage(used, used * 1.5).state == state
+
+
+def test_training_that_broke_is_found() -> None:
+    model = ph.Model(ring, 5)
+    broken = model.with_parameters({"weights": torch.full((8,), torch.nan, dtype=torch.float64)})
+    report = Fitted(model=broken, method="svi", stop_reason="step 3 met a loss that is not finite").diagnose()
+    assert report.verdict == "do not use"
+    assert report[0].message == "parameter 'weights' is not finite"
+    assert report[1].message.startswith("the optimisation had not converged: step 3")
 
 
 def test_a_report_reads_as_its_findings_and_prints_as_text_and_html() -> None:

@@ -127,6 +127,8 @@ class Trained(Protocol):
 def judge_training(fitted: Trained) -> Report:
     """Whether training ended well, the latents are used, and the samples reach all of the data."""
     checks = [check_ending(fitted.converged, fitted.stop_reason), _finite(fitted)]
+    if checks[-1].state == "do not use":  # the program cannot even run
+        return Report(tuple(checks))
     if fitted.guide is not None:
         try:
             with warnings.catch_warnings():

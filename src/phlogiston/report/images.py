@@ -33,7 +33,7 @@ def as_images(values: Array) -> Array | None:
 @style.styled
 def sheet(title: str, rows: list[tuple[str, Array]]) -> Figure:
     """Rows of images, each with its name: ``[n, H, W]``."""
-    figure = style.picture(style.plain(title), [], 9.0, 0.95 * len(rows))
+    figure = style.picture(style.plain(title), [], 9.0, 1.15 * len(rows))
     grid = figure.add_gridspec(len(rows), 1)
     low, high = min(float(images.min()) for _, images in rows), max(float(images.max()) for _, images in rows)
     for place, (name, images) in enumerate(rows):
@@ -50,13 +50,12 @@ def sheet(title: str, rows: list[tuple[str, Array]]) -> Figure:
 
 
 @style.styled
-def plane(title: str, names: tuple[str, str], points: Array, colours: Array | None) -> Figure:
-    """Posterior means of two latent coordinates, ``[n, 2]``, coloured by a number or class where there is one."""
+def plane(title: str, names: tuple[str, str], points: Array) -> Figure:
+    """Posterior means of two latent coordinates, ``[n, 2]``."""
     figure = style.picture(style.plain(title), [], 6.0, 4.6)
     axes = style.neat(figure.add_subplot())
     step = max(1, len(points) // _MOST_POINTS)
-    shade = style.BLUE if colours is None else colours[::step]
-    axes.scatter(points[::step, 0], points[::step, 1], s=7, c=shade, cmap="tab10", alpha=0.6, linewidths=0.0)
+    axes.scatter(points[::step, 0], points[::step, 1], s=7, color=style.BLUE, alpha=0.5, linewidths=0.0)
     axes.set_xlabel(style.plain(names[0]))
     axes.set_ylabel(style.plain(names[1]))
     return figure

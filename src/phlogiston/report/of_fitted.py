@@ -219,7 +219,7 @@ def _plane(encoded: Encodes, usage: Usage) -> Iterator[Block]:
     if max(x, y) >= flat.shape[1]:
         return
     labels = (usage.names[order[0]], usage.names[order[1]])
-    yield picture(images.plane("Posterior means of the data", labels, flat[:, [x, y]], None), vector=len(flat) <= 500)
+    yield picture(images.plane("Posterior means of the data", labels, flat[:, [x, y]]), vector=len(flat) <= 500)
 
 
 def _reconstructions(fitted: Trained, encoded: Encodes) -> Iterator[Block]:
