@@ -18,7 +18,7 @@ LAYERS = [
     ["nets", "estimate", "reference", "registry", "checkpoint"],
     ["decomposition"],
     ["engine"],
-    ["preflight", "arviz_edge"],
+    ["preflight", "arviz_edge", "divergence"],
     ["diagnostics"],
     ["model"],
     ["guides"],

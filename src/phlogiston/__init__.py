@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from phlogiston import divergence
     from phlogiston.algorithms.exact import Exact
     from phlogiston.algorithms.gibbs import Gibbs
     from phlogiston.algorithms.hmc import HMC
@@ -127,6 +128,7 @@ __all__ = [
     "UntraceableProgram",
     "WeightWarning",
     "WorkerDied",
+    "divergence",
     "infer",
     "load",
     "methods",
@@ -135,6 +137,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "divergence":  # a folder with names of its own
+        return importlib.import_module("phlogiston.divergence")
     if name not in _HOME:
         raise AttributeError(f"module 'phlogiston' has no attribute {name!r}")
     return getattr(importlib.import_module(f"phlogiston.{_HOME[name]}"), name)
