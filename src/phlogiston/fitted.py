@@ -12,7 +12,7 @@ import torch
 
 from phlogiston import checkpoint, evaluation
 from phlogiston.diagnostics import Report
-from phlogiston.errors import UnsupportedModel, problem
+from phlogiston.errors import UnknownName, UnsupportedModel, did_you_mean, problem
 from phlogiston.evaluation import Bound, Encoded, GapSplit, Likelihood, Usage
 from phlogiston.guides.amortized import AmortizedGuide
 from phlogiston.model import Model
@@ -65,6 +65,28 @@ class Fitted:
     def simulate(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, torch.Tensor]:
         """Draw every site of the trained program, latents from their priors: ``[num_samples, *site shape]``."""
         return self.model.simulate(num_samples, seed=seed)
+
+    def generate(self, num_elements: int, *, seed: int | None = None) -> dict[str, torch.Tensor]:
+        """New data: the trained program's sites in the plate of an amortised guide, ``[num_elements, ...]`` each."""
+        return evaluation.generated(self._encoded({}), num_elements, seed)
+
+    def weights(self, module: str) -> dict[str, torch.Tensor]:
+        """The learned parameters of one of the program's modules, for its ``load_state_dict``.
+
+        Args:
+            module: the name that ``pyro.module`` gave it.
+
+        Raises:
+            UnknownName: there is no such module.
+        """
+        front = module + "$$$"
+        found = {name.removeprefix(front): v for name, v in self.params.items() if name.startswith(front)}
+        if not found:
+            known = {name.partition("$$$")[0] for name in self.params if "$$$" in name}
+            raise UnknownName(
+                f"weights: program {self.model.name!r} has no module {module!r}; {did_you_mean(module, known)}"
+            )
+        return found
 
     def posterior(self, *, num_samples: int = 1000, seed: int | None = None, **data: Any) -> Posterior:
         """The latents of new data, drawn from the amortised guide: one pass of the encoder.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from phlogiston import checkpoint, registry
+from phlogiston.algorithms.fitting import guide_from
 from phlogiston.engine.isolate import seed_sequence
 from phlogiston.errors import DataFileError
 from phlogiston.fitted import Fitted
@@ -85,7 +86,8 @@ def restore(path: str | Path, model: Model) -> Fitted:
             f"{path}: found a training of another model: parameter {name!r} has shape {found.get(name, 'none')} there; "
             f"expected {known.get(name, 'none')}"
         )
-    return Fitted(model=model.with_parameters(params), **content)
+    trained = model.with_parameters(params)
+    return Fitted(model=trained, guide=guide_from(content["state"], trained), **content)
 
 
 def _trainer(trainer: str | Trainer, settings: dict[str, Any]) -> Trainer:

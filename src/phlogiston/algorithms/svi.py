@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from phlogiston.algorithms import variational
-from phlogiston.algorithms.needs import Needs, one_of, positive, positive_int, whole
+from phlogiston.algorithms import fitting, variational
+from phlogiston.algorithms.needs import Needs, one_of, positive, positive_int, require, whole
 from phlogiston.engine.batched import TIERS, Tier
 from phlogiston.errors import SettingError, did_you_mean, problem
 from phlogiston.fitted import Fitted
+from phlogiston.guides.amortized import Amortized
+from phlogiston.guides.locals import split_of
 from phlogiston.kernels.bounds import Bound, Gradient
 from phlogiston.kernels.named_guides import GUIDES
 from phlogiston.kernels.optimisers import Adam
@@ -50,7 +53,7 @@ class SVI:
         window: steps over which the bound is smoothed.
         tolerance: a rise of the smoothed bound that does not count, in nats.
         stop: whether to lower the learning rate and stop once the smoothed bound no longer rises; False runs all steps.
-        optim: the optimiser.
+        optim: the optimiser; by default Adam at 0.05, and at 0.001 for the networks of ``ph.Amortized()``.
         batch_size: rows of a minibatch; every row comes once an epoch, a row counts N / B times. None: all data.
         plate: the plate of the rows; the longest that holds observations by default.
         kl_warmup: steps over which the weight of the KL divergence rises to 1; the bound is always reported at 1.
@@ -58,7 +61,9 @@ class SVI:
         num_samples: draws from the guide, in the end.
         rank: of "low_rank".
         initial: where a guide by name starts: "uniform", "prior", "median", or values by site.
-        dtype: "auto" takes float64 for a posterior and float32 for training.
+        dtype: "auto" takes float64 for a posterior and float32 for training; "bfloat16" is for the products of networks
+            in training with ``ph.Amortized()``.
+        cosine: whether the learning rate falls to nothing along a cosine over ``num_steps``, for ``ph.Amortized()``.
         engine: the tier to use.
 
     References:
@@ -92,7 +97,8 @@ class SVI:
     num_samples: int = 1000
     rank: int = 5
     initial: Start | Mapping[str, Any] = "uniform"
-    dtype: Literal["auto", "float64", "float32"] = "auto"
+    dtype: Literal["auto", "float64", "float32", "bfloat16"] = "auto"
+    cosine: bool = False
     engine: Tier = "auto"
 
     exact: ClassVar[bool] = False
@@ -109,7 +115,7 @@ class SVI:
         whole(kl_warmup=self.kl_warmup)
         one_of(BOUNDS, bound=self.bound)
         one_of(("sticking", "pathwise"), gradient=self.gradient)
-        one_of(("auto", "float64", "float32"), dtype=self.dtype)
+        one_of(("auto", "float64", "float32", "bfloat16"), dtype=self.dtype)
         one_of(TIERS, engine=self.engine)
         self._check_guide()
         if self.bound == "renyi" and not self.alpha < 1.0:
@@ -139,6 +145,11 @@ class SVI:
 
     def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
         """Infer; see the class."""
+        if (learning := self._of_networks()) is not None and not split_of(model, learning.guide.plate).rest:
+            count, seed = self.num_samples, secrets.randbits(32) if seed is None else seed
+            return fitting.infer_amortised(
+                learning, require(self, model), seed=seed, progress=progress, num_samples=count
+            )
         if isinstance(self.guide, str) and self.batch_size is None and self.dtype != "float32":
             return variational.flat_posterior(self, model, seed, progress)
         return variational.learned_posterior(self, model, seed, progress)
@@ -153,8 +164,30 @@ class SVI:
         checkpoint: Path | None = None,
     ) -> Fitted:
         """Train; see the class."""
+        if (learning := self._of_networks()) is not None:
+            return fitting.fit(
+                learning, model, seed=seed, progress=progress, resume_from=resume_from, checkpoint=checkpoint
+            )
         return variational.fitted(
             self, model, seed=seed, progress=progress, resume_from=resume_from, checkpoint=checkpoint
+        )
+
+    def _of_networks(self) -> fitting.Learning | None:
+        """The settings for an encoder's ELBO, which is climbed in place; None for anything else."""
+        if not isinstance(self.guide, Amortized) or self.bound != "elbo" or (self.num_particles or 1) > 1:
+            return None
+        return fitting.Learning(
+            guide=self.guide,
+            num_steps=self.num_steps,
+            batch_size=self.batch_size,
+            optim=Adam(learning_rate=1e-3) if self.optim is _OPTIM else self.optim,
+            cosine=self.cosine,
+            stop=self.stop and not self.cosine,
+            tolerance=self.tolerance,
+            kl_warmup=self.kl_warmup,
+            free_bits=self.free_bits,
+            precision="float32" if self.dtype == "auto" else self.dtype,
+            engine=self.engine,
         )
 
     @property

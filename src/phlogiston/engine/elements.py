@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
@@ -13,11 +14,12 @@ from torch.distributions import constraints
 
 from phlogiston.engine import enumeration, graph, handlers
 from phlogiston.engine.handlers import Missing
-from phlogiston.engine.isolate import isolated
+from phlogiston.engine.isolate import as_int, isolated
 from phlogiston.engine.plates import axis_of, in_plate
 from phlogiston.engine.sites import Bound, Plate, Structure, discover, of_latents, of_observed, run, score
 
 Values = dict[str, torch.Tensor]
+_ELEMENTS_AT_ONCE = 1024
 
 
 class Rows(Messenger):
@@ -50,7 +52,7 @@ class AtRows:
 
     @property
     def program(self) -> Any:
-        """The program, run at these elements."""
+        """The program, run at these elements only."""
         whole = self.bound.program
 
         def at_rows(*args: Any, **kwargs: Any) -> Any:
@@ -61,28 +63,28 @@ class AtRows:
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """Its positional inputs, whole."""
+        """Its positional inputs."""
         return self.bound.args
 
     @property
     def kwargs(self) -> Mapping[str, Any]:
-        """Its inputs by keyword, whole."""
+        """Its inputs by keyword."""
         return self.bound.kwargs
 
     @property
     def parameters(self) -> Mapping[str, torch.Tensor]:
-        """Values of ``pyro.param`` statements that are held."""
+        """Values of parameters that are held."""
         return self.bound.parameters
 
     @property
     def observed(self) -> Mapping[str, torch.Tensor]:
-        """What was observed at these elements, and outside of the plate."""
+        """The data of these elements."""
         data = {site.name: self.structure.observations[site.name] for site in self.structure.observable}
         return {name: self._picked(name, value) for name, value in data.items()}
 
     @property
     def missing(self) -> Mapping[str, Missing]:
-        """The missing entries at these elements."""
+        """Which of the data are missing."""
         return {
             name: Missing(self._picked(name, entries.mask), self._picked(name, entries.values))
             for name, entries in self.bound.missing.items()
@@ -133,6 +135,23 @@ class ElementTerms:
     def coordinate_priors(self, index: torch.Tensor, values: Values) -> Values:
         """The log prior of each coordinate of a latent, ``[P, ...]``, for those whose prior falls into coordinates."""
         return self._mapped("priors", self._priors, index, values)
+
+    def generate(self, count: int, seed: np.random.SeedSequence) -> Values:
+        """Elements drawn afresh, latents and data alike: each site of the plate, ``[count, *shape of an element]``."""
+        size = min(self._plate.size, _ELEMENTS_AT_ONCE, count)
+        parts: list[Values] = []
+        with isolated(as_int(seed), self._dtype), torch.no_grad():
+            for start in range(0, count, size):
+                rows = AtRows(self._bound, self._whole, self._plate, torch.arange(min(size, count - start)))
+                nodes = run(rows, handlers.Unobserve(), parameters=self._one.parameters).nodes
+                parts.append(
+                    {
+                        site.name: torch.as_tensor(nodes[site.name]["value"]).movedim(self.axis(site.name), 0)
+                        for site in self._whole.of("latent", "observed", "deterministic")
+                        if in_plate(site, self._plate.name)
+                    }
+                )
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _mapped(self, which: str, reading: Callable[[Values], Values], index: torch.Tensor, values: Values) -> Values:
         names = (*self.local, *self.rest)

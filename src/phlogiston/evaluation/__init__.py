@@ -1,7 +1,7 @@
 """How good an amortised guide is: bounds on each datum's likelihood, its posterior, its gap, its use of its latents."""
 
 from phlogiston.evaluation.bounds import Bound, Likelihood, bound, likelihood
-from phlogiston.evaluation.draws import posterior
+from phlogiston.evaluation.draws import generated, posterior
 from phlogiston.evaluation.encoded import Encoded, with_data
 from phlogiston.evaluation.gap import GapSplit, gap_split
 from phlogiston.evaluation.usage import Usage, usage
@@ -14,6 +14,7 @@ __all__ = [
     "Usage",
     "bound",
     "gap_split",
+    "generated",
     "likelihood",
     "posterior",
     "usage",

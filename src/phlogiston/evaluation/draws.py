@@ -7,6 +7,7 @@ import time
 import numpy as np
 import torch
 
+from phlogiston.decomposition import figures_of
 from phlogiston.engine.isolate import seed_sequence, spawn
 from phlogiston.estimate import Estimate
 from phlogiston.evaluation.bounds import likelihood
@@ -22,22 +23,33 @@ def posterior(encoded: Encoded, num_samples: int, seed: int | None) -> Posterior
     """
     insist_positive(num_samples=num_samples)
     began, (for_draws, for_bound) = time.perf_counter(), spawn(seed_sequence(seed), 2)
-    draws, weights = encoded.draws(num_samples, for_draws)
+    draws = encoded.draws(num_samples, for_draws)
+    weights = draws["log_joint"] - draws["log_q"]
     found = likelihood(encoded, num_samples, repeats=1, seed=for_bound)
-    figures = {"elbo": float(weights.mean(0).sum())}
+    evidence = Estimate(found.total.value, found.total.se)
+    joint, likely = (draws[name].sum(1).numpy() for name in ("log_joint", "log_likelihood"))
+    figures = figures_of(weights.sum(1).numpy(), joint, joint - likely)
+    figures["gap"] = float(evidence.value) - figures["elbo"]
+    figures["gap_se"] = float(np.hypot(float(evidence.se), figures["elbo_se"]))
     if found.pareto_k is not None:
         relative = torch.softmax(weights, 0)
         figures["pareto_k"] = float(np.nanmax(found.pareto_k))
         figures["ess"] = float((1.0 / (relative**2).sum(0)).min())
     return Posterior(
-        draws={name: value.double().unsqueeze(0) for name, value in draws.items()},
+        draws={name: draws[name].unsqueeze(0) for name in encoded.terms.local},
         method="amortized",
         settings={"num_samples": num_samples},
         log_weights=weights.T.contiguous() if encoded.count == 1 else None,
-        log_evidence=Estimate(found.total.value, found.total.se),
+        log_evidence=evidence,
         figures=figures,
         model=encoded.model,
         seed=seed,
         seconds=time.perf_counter() - began,
         engine="graph",
     )
+
+
+def generated(encoded: Encoded, count: int, seed: int | None) -> dict[str, torch.Tensor]:
+    """New elements of the plate, every site in it drawn: ``[count, ...]``."""
+    insist_positive(num_elements=count)
+    return encoded.terms.generate(count, seed_sequence(seed))

@@ -89,17 +89,20 @@ class Encoded:
         axis = self.terms.axis(name)
         return pairs[name].movedim(1 + axis, 1).flatten(0, 1).unsqueeze(1 + axis)
 
-    def draws(self, num_samples: int, seed: np.random.SeedSequence) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Draws of every latent for all data, ``[num_samples, *site shape]``, and their log weights ``[.., N]``."""
+    def draws(self, num_samples: int, seed: np.random.SeedSequence) -> dict[str, torch.Tensor]:
+        """Draws of every latent for all data, ``[num_samples, *site shape]``.
+
+        With them ``log_joint``, ``log_likelihood`` and ``log_q``, ``[num_samples, N]``.
+        """
         parts: list[dict[str, torch.Tensor]] = []
         chunks = chunks_of(self.count, PAIRS // num_samples)
         for rows, own in zip(chunks, spawn(seed, len(chunks)), strict=True):
             with isolated(as_int(own), self._dtype), torch.no_grad():
                 parts.append(self.at(rows, *self.parameters(rows), num_samples))
-        values = {
-            name: torch.cat([part[name] for part in parts], 1 + self.terms.axis(name)) for name in self.terms.local
+        axes = {name: 1 + self.terms.axis(name) for name in self.terms.local}
+        return {
+            name: torch.cat([part[name] for part in parts], axes.get(name, 1)).to(torch.float64) for name in parts[0]
         }
-        return values, torch.cat([(part["log_joint"] - part["log_q"]).double() for part in parts], 1)
 
     def weights(self, num_samples: int, seed: np.random.SeedSequence) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Chunk by chunk of data: their numbers ``[B]``, and ``log p(x, z) - log q(z)``, ``[num_samples, B]``."""

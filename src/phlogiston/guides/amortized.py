@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from torch import nn
 
 from phlogiston.engine import Site
 from phlogiston.engine.isolate import isolated
+from phlogiston.engine.minibatch import Encoding
 from phlogiston.engine.plates import axis_of, tied_latents
 from phlogiston.errors import AmortisationWarning, ModelError, SettingError, UnsupportedModel, problem, warn
 from phlogiston.guides.locals import Datum, Split, data_of, split_of
@@ -20,7 +22,9 @@ from phlogiston.guides.reading import Kind, body_for, features_of, kind_of
 from phlogiston.model import Model
 from phlogiston.nets import Encoder
 
+Parts = dict[str, torch.Tensor]
 KINDS = ("auto", "mlp", "conv", "set")
+_HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +181,29 @@ class AmortizedGuide(nn.Module):
                 base = dist.Normal(local.columns(loc), local.columns(scale)).to_event(event)
             found[local.site.name] = local.over(base)
         return found
+
+    def drawn(self, loc: torch.Tensor, scale: torch.Tensor, noise: torch.Tensor) -> tuple[dict[str, Encoding], Parts]:
+        """Means and scales ``[B, ...]`` and noise ``[B, dim]`` -> each latent, and ``E log q`` of each, as priors come.
+
+        Of latents on the real line it is exact, ``[B, coordinates]``; of others it is that of the draw, ``[B]``.
+        """
+        full = scale.ndim == 3
+        u = loc + ((scale @ noise.unsqueeze(-1)).squeeze(-1) if full else scale * noise)
+        marginal = torch.linalg.vector_norm(scale, dim=-1) if full else scale
+        diagonal = torch.diagonal(scale, dim1=-2, dim2=-1) if full else scale
+        latents, densities = {}, {}
+        for local in self.split.local:
+            columns = slice(local.start, local.stop)
+            own = local.columns(u)
+            if local.is_real:
+                latents[local.site.name] = Encoding(own, local.columns(loc), local.columns(marginal))
+                densities[local.site.name] = -torch.log(diagonal[:, columns]) - _HALF_LOG_TAU - 0.5
+                continue
+            value, jacobian = local.constrained(own)
+            latents[local.site.name] = Encoding(value)
+            log_q = (-torch.log(diagonal) - _HALF_LOG_TAU - 0.5 * noise.square())[:, columns].sum(-1)
+            densities[local.site.name] = log_q - jacobian.movedim(local.axis, 0).reshape(len(loc), -1).sum(-1)
+        return latents, densities
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         """Draw every encoded latent at the elements of the plate that are asked for."""

@@ -43,17 +43,25 @@ class Local:
         part = u[..., self.start : self.stop].reshape(*u.shape[:-1], *self.shape)
         return part.movedim(front, front + self.axis)
 
+    @property
+    def is_real(self) -> bool:
+        """Whether the site's own scale is the unconstrained one."""
+        support = self.site.support
+        while isinstance(support, constraints.independent):
+            support = support.base_constraint
+        return support is constraints.real
+
+    def constrained(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unconstrained values as the site's own, and log |d value / d u| of each element."""
+        bijection = biject_to(self.site.support)
+        value = bijection(u)
+        return value, bijection.log_abs_det_jacobian(u, value)
+
     def over(self, base: Any) -> Any:
         """A distribution of unconstrained values as one of the site's own."""
-        if _is_real(self.site.support):
+        if self.is_real:
             return base
         return dist.TransformedDistribution(base, [biject_to(self.site.support)])
-
-
-def _is_real(support: Any) -> bool:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support is constraints.real
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,187 @@
+"""Steps of learning with many parameters: gradient and Adam in one piece of machine code that works in place.
+
+``steps`` keeps states apart, which a posterior of ten numbers needs and a network of millions cannot afford: here a
+step overwrites parameters and moments, so that it costs one pass over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from phlogiston.engine import compiled
+from phlogiston.engine.batched import Tier
+from phlogiston.engine.graph import batch_by
+from phlogiston.engine.isolate import isolated
+from phlogiston.errors import UntraceableProgram
+
+Tensors = tuple[torch.Tensor, ...]
+# parameters, inputs of a step -> a record of it, and the gradient to climb
+Gradient = Callable[[Tensors, Tensors], tuple[torch.Tensor, Tensors]]
+Step = Callable[["Moving", float, Tensors], torch.Tensor]
+
+_WORTH_COMPILING = 400  # steps: a network's machine code takes some twenty seconds, once a machine
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How Adam moves: its two decay rates, what is added to the root, and the largest norm of a gradient."""
+
+    beta1: float
+    beta2: float
+    epsilon: float
+    clip: float | None
+
+
+@dataclass(frozen=True)
+class Moving:
+    """What steps overwrite: parameters, means and mean squares of their gradients, and the number of steps."""
+
+    params: Tensors
+    means: Tensors
+    squares: Tensors
+    count: torch.Tensor
+
+    @staticmethod
+    def at(params: Tensors) -> Moving:
+        """Before the first step."""
+        return Moving(
+            tuple(value.detach().clone() for value in params),
+            tuple(torch.zeros_like(value) for value in params),
+            tuple(torch.zeros_like(value) for value in params),
+            torch.zeros((), dtype=torch.float64),
+        )
+
+    @property
+    def tensors(self) -> Tensors:
+        """All of them, one after another."""
+        return (*self.params, *self.means, *self.squares, self.count)
+
+    def copied(self) -> Moving:
+        """The same numbers in tensors of their own."""
+        params, means, squares = (tuple(v.clone() for v in part) for part in (self.params, self.means, self.squares))
+        return Moving(params, means, squares, self.count.clone())
+
+    def overwrite(self, other: Moving) -> None:
+        """Take the numbers of another."""
+        for own, value in zip(self.tensors, other.tensors, strict=True):
+            own.copy_(value)
+
+
+def make_update(
+    gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors, *, tier: Tier, calls: int
+) -> tuple[str, Step]:
+    """A step for inputs of one shape, and the tier that it runs on.
+
+    Args:
+        gradient: pure.
+        rule: of the optimiser.
+        moving: an example; it is not changed.
+        inputs: an example of what one step takes.
+        tier: "loop" runs the gradient as it is; "auto" compiles where there are many steps.
+        calls: how many steps there will be.
+    """
+    reason = ""
+    if tier != "loop":
+        with isolated(seed=0, dtype=moving.params[0].dtype), torch.no_grad():
+            try:
+                if tier == "compiled" or (tier == "auto" and calls >= _WORTH_COMPILING):
+                    try:
+                        return "compiled", _compiled(gradient, rule, moving, inputs)
+                    except compiled.CompilerUnavailable as error:
+                        reason = f" (not compiled: {error})"
+                return f"graph{reason}", _of_graph(gradient, rule, moving, inputs)
+            except UntraceableProgram as error:
+                reason = f" ({error})"
+
+    def looped(params: Tensors, given: Tensors) -> tuple[torch.Tensor, Tensors]:
+        with isolated(dtype=params[0].dtype):
+            return gradient(params, given)
+
+    return f"loop{reason}", _fused(looped, rule)
+
+
+def _compiled(gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors) -> Step:
+    count = len(moving.params)
+    rate = torch.zeros((), dtype=moving.params[0].dtype)
+
+    def step(*tensors: torch.Tensor) -> torch.Tensor:
+        params, means, squares = (tensors[i * count : (i + 1) * count] for i in range(3))
+        done, learning_rate = tensors[3 * count], tensors[3 * count + 1]
+        record, gradients = gradient(params, tensors[3 * count + 2 :])
+        gradients = _clipped(gradients, rule)
+        done.add_(1.0)
+        size = learning_rate / (1.0 - rule.beta1**done)
+        root = torch.rsqrt(1.0 - rule.beta2**done)
+        for value, mean, square, slope in zip(params, means, squares, gradients, strict=True):
+            moved = rule.beta1 * mean - (1.0 - rule.beta1) * slope  # of what falls, as torch's own kernel keeps it
+            spread = rule.beta2 * square + (1.0 - rule.beta2) * slope * slope
+            mean.copy_(moved)
+            square.copy_(spread)
+            value.copy_(value - size * moved / (torch.sqrt(spread) * root + rule.epsilon))
+        return record
+
+    example = [*moving.copied().tensors, rate, *inputs]  # compiling calls the code once, which changes its arguments
+    code = compiled.compile_graph(batch_by(step, example), example)
+
+    def run(at: Moving, learning_rate: float, given: Tensors) -> torch.Tensor:
+        result: Any = code(*at.tensors, torch.full_like(rate, learning_rate), *given)
+        record: torch.Tensor = result[0] if isinstance(result, (tuple, list)) else result
+        return record
+
+    return run
+
+
+def _of_graph(gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors) -> Step:
+    count = len(moving.params)
+
+    def flat(*tensors: torch.Tensor) -> Tensors:
+        record, gradients = gradient(tensors[:count], tensors[count:])
+        return (record, *gradients)
+
+    module = batch_by(flat, [*moving.params, *inputs])
+
+    def traced(params: Tensors, given: Tensors) -> tuple[torch.Tensor, Tensors]:
+        record, *gradients = module(*params, *given)
+        return record, tuple(gradients)
+
+    return _fused(traced, rule)
+
+
+def _fused(gradient: Gradient, rule: Rule) -> Step:
+    def run(at: Moving, learning_rate: float, given: Tensors) -> torch.Tensor:
+        record, gradients = gradient(at.params, given)
+        counts = [at.count.float() for _ in at.params]
+        at.count.add_(1.0)
+        with torch.no_grad():
+            for steps in counts:
+                steps.add_(1.0)
+            torch._fused_adam_(
+                list(at.params),
+                list(_clipped(gradients, rule)),
+                list(at.means),
+                list(at.squares),
+                [],
+                counts,
+                lr=learning_rate,
+                beta1=rule.beta1,
+                beta2=rule.beta2,
+                weight_decay=0.0,
+                eps=rule.epsilon,
+                amsgrad=False,
+                maximize=True,
+            )
+        return record
+
+    return run
+
+
+def _clipped(gradients: Tensors, rule: Rule) -> Tensors:
+    if rule.clip is None:
+        return gradients
+    norm = torch.stack([slope.square().sum() for slope in gradients]).sum().sqrt()
+    factor = (rule.clip / norm.clamp_min(1e-30)).clamp_max(1.0)
+    return tuple(slope * factor for slope in gradients)
