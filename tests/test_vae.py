@@ -133,7 +133,7 @@ def test_every_datum_is_seen_once_an_epoch() -> None:
     seen: list[torch.Tensor] = []
 
     class Spy:
-        names, initial, rest = ("a",), (torch.zeros(1),), 0
+        names, initial, rest, record_names = ("a",), (torch.zeros(1),), 0, ("elbo", "reconstruction", "kl")
 
         def gradient(self, params: Any, inputs: Any) -> Any:
             seen.append(inputs[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ class Training:
     """Where a training stands: all that it needs to go on, bit for bit."""
 
     moving: Moving
-    records: Array = field(default_factory=lambda: np.zeros((0, len(RECORD))))
+    records: Array  # [steps, numbers]
     stop_reason: str = ""
     bad_step: int | None = None
     converged: bool = False
@@ -112,7 +112,7 @@ def learn(
     It goes window by window, an epoch or a hundred steps of short ones: parameters that a window with a number that is
     not finite, or an interrupted one, has touched are put back to those before it.
     """
-    at = start or Training(Moving.at(objective.initial))
+    at = start or Training(Moving.at(objective.initial), np.zeros((0, len(objective.record_names))))
     at = replace(at, moving=at.moving.copied(), stop_reason="", converged=False)
     steps: dict[int, tuple[str, Step]] = {}
     with tqdm(total=plan.num_steps, initial=at.step, desc="train", disable=None if progress else True) as bar:

@@ -215,10 +215,10 @@ def _fitted(
     seconds: float,
 ) -> Fitted:
     params = objective.constrained(at.moving.params)
-    last = at.records[-_AN_AVERAGE:].mean(0) if at.step else np.full(len(RECORD), np.nan)
+    last = at.records[-_AN_AVERAGE:].mean(0) if at.step else np.full(len(objective.record_names), np.nan)
     plan_weights = np.minimum(1.0, np.arange(1, at.step + 1) / settings.kl_warmup) if settings.kl_warmup else None
     rows = guide.split.plate.size  # the history is of all data, as everywhere: a datum's bound N times
-    curves = {name: rows * at.records[:, i] for i, name in enumerate(RECORD)}
+    curves = {name: rows * at.records[:, i] for i, name in enumerate(objective.record_names)}
     state = at.state(objective.names)
     if isinstance(settings.guide.encoder, str):
         state["amortized"] = dataclasses.asdict(settings.guide)
@@ -235,7 +235,7 @@ def _fitted(
         stop_reason=at.stop_reason,
         figures={
             "steps": float(at.step),
-            **{name: rows * float(value) for name, value in zip(RECORD, last, strict=True)},
+            **{name: rows * float(value) for name, value in zip(RECORD, last, strict=False)},
             "elbo_per_datum": float(last[0]),
         },
         state=state,

@@ -15,7 +15,7 @@ Tensors = tuple[torch.Tensor, ...]
 GUIDE = "guide/"
 _REST_LOC, _REST_SCALE = "guide/rest.loc", "guide/rest.log_scale"
 _HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
-RECORD = ("elbo", "reconstruction", "kl")  # per datum, what one step leaves
+RECORD = ("elbo", "reconstruction", "kl")  # per datum, what one step leaves; after them the KL of each latent
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ class MinibatchObjective:
         initial = {**own, **encoder, **{name: value.to(dtype) for name, value in shared.items()}}
         self.names, self.initial = tuple(initial), tuple(initial.values())
 
+    @property
+    def record_names(self) -> tuple[str, ...]:
+        """What each number of a record is."""
+        return (*RECORD, *(f"kl/{local.site.name}" for local in self._guide.split.local))
+
     def gradient(self, params: Tensors, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
         """One step's record, and the gradient by parameter.
 
@@ -100,7 +105,9 @@ class MinibatchObjective:
         entropy = params[_REST_SCALE].sum() + self.rest * (_HALF_LOG_TAU + 0.5) if self.rest else 0.0
         outside = (terms["shared"] + entropy) / total
         elbo = likelihood - kl + outside
-        return likelihood - weight * self._floored(by_site, kl) + outside, torch.stack([elbo, likelihood, kl])
+        return likelihood - weight * self._floored(by_site, kl) + outside, torch.stack(
+            [elbo, likelihood, kl, *(value.sum() / count for value in by_site.values())]
+        )
 
     def _encoded(
         self, params: dict[str, torch.Tensor], index: torch.Tensor, noise: torch.Tensor
