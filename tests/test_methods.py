@@ -25,6 +25,8 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     # With 8 chains seed 12 is 3.7 to 4.5 s.e. off in one sd of the funnel. More chains shrink that (-3.7, -3.1 and -2.4
     # with 8, 16 and 64), as they would not a bias, and none of 120 other seeds was off by 4 in any of 20 numbers.
     "gibbs": [{"num_samples": 400, "num_warmup": 100, "num_chains": 16}],
+    "laplace": [{"num_samples": 4000}],
+    "pathfinder": [{"num_samples": 4000}],
     "svi": [{"guide": "multivariate_normal", "engine": "graph", "num_steps": 1500, "window": 100, "num_samples": 4000}],
 }
 # Fifty flowers of three species drawn blindly: 3^50 assignments, which chance does not find. The methods must say so.
@@ -145,7 +147,8 @@ def test_a_seed_gives_the_same_draws_and_another_seed_gives_others(method: str, 
         warnings.simplefilter("ignore", ph.PhlogistonWarning)
         first, again, other = (ph.infer(model, method, seed=s, progress=False, **settings) for s in (5, 5, 6))
     assert all(torch.equal(first.draws[site], again.draws[site]) for site in first.draws)
-    assert any(not torch.equal(first.draws[site], other.draws[site]) for site in first.draws)
+    if getattr(registry.method_class(method), "is_random", True):
+        assert any(not torch.equal(first.draws[site], other.draws[site]) for site in first.draws)
     assert (first.seed, other.seed) == (5, 6)
 
 

@@ -134,7 +134,7 @@ def test_a_number_that_is_not_finite_stops_with_step_and_site_and_the_last_finit
         pyro.factor("cliff", torch.where(z > 1.0, torch.log(1.2 - z), 3.0 * z))
 
     with pytest.warns(
-        ph.ConvergenceWarning, match=r"svi: step \d+ met a bound or gradient that is not finite.*site 'cliff'"
+        ph.ConvergenceWarning, match=r"step \d+ met a bound or gradient that is not finite.*site 'cliff'"
     ):
         post = ph.infer(ph.Model(program), ph.SVI(engine="graph", initial={"z": 0.0}), seed=0, progress=False)
     assert np.isfinite(post.state["guide/loc"]).all()

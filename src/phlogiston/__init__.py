@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from phlogiston.algorithms.hmc import HMC
     from phlogiston.algorithms.importance import Importance
     from phlogiston.algorithms.mh import MH
+    from phlogiston.algorithms.modes import MAP, Laplace
     from phlogiston.algorithms.nuts import NUTS
+    from phlogiston.algorithms.pathfinder import Pathfinder
     from phlogiston.algorithms.rejection import Rejection
     from phlogiston.algorithms.svi import SVI
     from phlogiston.decomposition import Decomposition
@@ -54,7 +56,9 @@ _HOMES = {
     "algorithms.hmc": ("HMC",),
     "algorithms.importance": ("Importance",),
     "algorithms.mh": ("MH",),
+    "algorithms.modes": ("MAP", "Laplace"),
     "algorithms.nuts": ("NUTS",),
+    "algorithms.pathfinder": ("Pathfinder",),
     "algorithms.rejection": ("Rejection",),
     "algorithms.svi": ("SVI",),
     "decomposition": ("Decomposition",),
@@ -92,6 +96,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "HMC",
+    "MAP",
     "MH",
     "NUTS",
     "SVI",
@@ -108,9 +113,11 @@ __all__ = [
     "Gibbs",
     "Importance",
     "ImpossibleEvidence",
+    "Laplace",
     "Loo",
     "Model",
     "ModelError",
+    "Pathfinder",
     "PhlogistonWarning",
     "Posterior",
     "Problem",

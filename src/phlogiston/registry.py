@@ -16,6 +16,9 @@ METHODS: dict[str, str] = {
     "nuts": "phlogiston.algorithms.nuts:NUTS",
     "mh": "phlogiston.algorithms.mh:MH",
     "gibbs": "phlogiston.algorithms.gibbs:Gibbs",
+    "map": "phlogiston.algorithms.modes:MAP",
+    "laplace": "phlogiston.algorithms.modes:Laplace",
+    "pathfinder": "phlogiston.algorithms.pathfinder:Pathfinder",
     "svi": "phlogiston.algorithms.svi:SVI",
 }
 

@@ -35,8 +35,8 @@ class NUTS:
         step_size: at the start of the adaptation.
         mass_matrix: "diag"; "dense" for correlated latents; "low_rank" where there are too many for "dense".
         chains_per_block: chains that share a warm-up; the draws depend on it, and not on where blocks run.
-        initial: where chains begin: "uniform" in [-2, 2] (unconstrained), "prior" draws, near the prior "median", or
-            values by site, ``[*site shape]`` or ``[num_chains, *site shape]``.
+        initial: where chains begin: "uniform" in [-2, 2] (unconstrained), "prior" draws, near the prior "median",
+            draws of "pathfinder", or values by site, ``[*site shape]`` or ``[num_chains, *site shape]``.
         dtype: "float64" or "float32".
         engine: the tier that evaluates the density.
 

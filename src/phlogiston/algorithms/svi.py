@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from phlogiston.algorithms import fitting, variational
+from phlogiston.algorithms.modes import Laplace
 from phlogiston.algorithms.needs import Needs, one_of, positive, positive_int, require, whole
 from phlogiston.engine.batched import TIERS, Tier
 from phlogiston.errors import SettingError, did_you_mean, problem
@@ -40,9 +41,10 @@ class SVI:
     Args:
         guide: "normal" (independent), "multivariate_normal", "low_rank" (normals with any covariance, or one of
             ``rank`` directions beside the diagonal), "structured" (elements of a plate depend on what is outside it,
-            not on each other), "delta" (a point): densities on the unconstrained scale. Or a Pyro guide, on the
-            program's inputs or on none; latents that it lacks get an independent normal, discrete ones are summed
-            out, its own discrete ones use the score function. Or a family of guides, such as ``ph.Amortized()``.
+            not on each other), "flow" (a neural spline flow; needs zuko), "laplace" (see ``ph.Laplace``), "delta" (a
+            point; see ``ph.MAP``): densities on the unconstrained scale. Or a Pyro guide, on the program's inputs or on
+            none; latents that it lacks get an independent normal, discrete ones are summed out, its own discrete ones
+            use the score function. Or a family of guides, such as ``ph.Amortized()``.
         bound: "elbo"; "iwae", the importance-weighted bound of ``num_particles`` draws; "renyi", of order ``alpha``.
         gradient: "sticking" leaves the guide's own score out, whose mean is zero: sticking the landing, and DReG for
             the importance-weighted bound; "pathwise" keeps it. Guides that are programs use "pathwise", with KL
@@ -145,6 +147,9 @@ class SVI:
 
     def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
         """Infer; see the class."""
+        if self.guide == "laplace" and self.batch_size is None:
+            laplace = Laplace(num_samples=self.num_samples, initial=self.initial, engine=self.engine)
+            return laplace(model, seed=seed, progress=progress)
         if (learning := self._of_networks()) is not None and not split_of(model, learning.guide.plate).rest:
             count, seed = self.num_samples, secrets.randbits(32) if seed is None else seed
             return fitting.infer_amortised(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -68,22 +68,29 @@ def flat_posterior(settings: SVI, model: Model, seed: int | None, progress: bool
         progress=progress,
     )
     params = dict(zip(guide.initial, found.averaged, strict=True))
-    _warn(found, settings, lambda: _where(target, guide, params))
+    found = _explained(found, lambda: _where(target, guide, params))
     noise = torch.from_numpy(generator(drawing).standard_normal((guide.width, settings.num_samples)))
-    points = guide.draw(params, noise)
+    if guide.name == "delta":
+        point = values_of(target, params["loc"][None], discrete)
+        made: dict[str, Any] = {"draws": {name: value.unsqueeze(0) for name, value in point.items()}, "figures": {}}
+        return _posterior(made, model, found, {"guide/loc": params["loc"]}, seed, began)
+    with torch.no_grad():
+        points, log_q = guide.drawn(params, noise)
     u = points.mT.contiguous()
-    log_weights = target.log_density(u) - guide.log_prob(params, points)
+    log_weights = target.log_density(u) - log_q
     made = weighted(target, values_of(target, u, discrete), log_weights, lenient=found.bad_step is not None)
     return _posterior(made, model, found, {f"guide/{k}": v for k, v in params.items()}, seed, began)
 
 
 def _flat_objective(settings: SVI, guide: Guide, target: Target) -> Objective:
-    evaluate, reason = target.columns()
+    with_jacobian = guide.name != "delta"  # a mode is one of the density that the program writes
+    evaluate, reason = target.columns(jacobian=with_jacobian)
     names, sticking = tuple(guide.initial), settings.gradient == "sticking"
     particles = settings.num_particles or _PARTICLES
 
     def looped(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        value, gradient = target.value_and_grad(u.mT.contiguous())
+        read = target.value_and_grad if with_jacobian else target.joint_and_grad
+        value, gradient = read(u.mT.contiguous())
         return value, gradient.mT
 
     def gradient(params: Tensors, inputs: Tensors) -> tuple[torch.Tensor, Tensors, torch.Tensor]:
@@ -178,7 +185,7 @@ def _learn(
         start=start,
         after_window=None if after_window is None else lambda found: after_window(at(found)),
     )
-    _warn(found, settings, lambda: _term_without_number(objective, found, climbing))
+    found = _explained(found, lambda: _term_without_number(objective, found, climbing))
     return at(found)
 
 
@@ -304,6 +311,8 @@ def fitted(
         start=None if resume_from is None else _climb_of(resume_from),
         after_window=None if checkpoint is None else lambda learned: _write(result(learned), checkpoint),
     )
+    if learned.found.bad_step is not None:
+        warn(f"svi: {learned.found.stop_reason}", ConvergenceWarning)
     made = result(learned)
     if checkpoint is not None:
         made.save(checkpoint)
@@ -412,12 +421,8 @@ def _term_without_number(objective: Objective, found: Climb, seed: np.random.See
     return "Every site's term is a number there: it is their gradient."
 
 
-def _warn(found: Climb, settings: SVI, where: Callable[[], str]) -> None:
-    if found.bad_step is not None:
-        warn(
-            f"svi: step {found.bad_step} met a bound or gradient that is not finite; the last finite parameters are "
-            f"kept. {where()}",
-            ConvergenceWarning,
-        )
-    elif settings.stop and not found.converged and not found.interrupted:
-        warn(f"svi: {found.stop_reason}; ph.SVI(num_steps=...) gives it more", ConvergenceWarning)
+def _explained(found: Climb, where: Callable[[], str]) -> Climb:
+    """The climb with the site in its reason for stopping, where it met a number that is not finite."""
+    if found.bad_step is None:
+        return found
+    return replace(found, stop_reason=f"{found.stop_reason}; the last finite parameters are kept. {where()}")

@@ -37,7 +37,9 @@ def standard_error(values: Array, weights: Array | None, *, chains: bool) -> Arr
         w = _align(weights, values)
         mean = (w * values).sum((0, 1))
         return np.asarray(np.sqrt((np.square(w * (values - mean))).sum((0, 1))))
-    sd = values.reshape(-1, *values.shape[2:]).std(0, ddof=1) if values.shape[0] * values.shape[1] > 1 else np.inf
+    if values.shape[0] * values.shape[1] == 1:
+        return np.full(values.shape[2:], np.inf)
+    sd = values.reshape(-1, *values.shape[2:]).std(0, ddof=1)
     if not chains:
         return np.asarray(sd / np.sqrt(values.shape[0] * values.shape[1]))
     size = arviz_edge.ess(values, "mean") if values.shape[1] >= 4 else np.full(values.shape[2:], np.nan)

@@ -97,13 +97,21 @@ class Interpreter:
 
     def density(self, inputs: Values) -> Values:
         """``u [D]`` -> ``value []``: log p(values, observed) + log |d values / d u|, discrete latents summed out."""
-        unconstrain = handlers.Unconstrained(self._split(inputs["u"]))
+        joint, jacobian = self._density(inputs["u"])
+        return {"value": joint + jacobian}
+
+    def _density(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        unconstrain = handlers.Unconstrained(self._split(u))
         if self.structure.discrete:
             trace = enumeration.enumerated(self.bound, self.structure, unconstrain)
             log_joint = enumeration.log_evidence(trace)
         else:
             log_joint = _log_prob_sum(self._run(unconstrain))
-        return {"value": log_joint + sum((v.sum() for v in unconstrain.log_jacobian.values()), torch.zeros(()))}
+        return log_joint, sum((v.sum() for v in unconstrain.log_jacobian.values()), torch.zeros(()))
+
+    def joint_and_grad(self, inputs: Values) -> Values:
+        """``u [D]`` -> ``value []``: log p(values, observed) alone, and ``grad [D]``."""
+        return _value_and_grad(lambda u: self._density(u)[0], inputs["u"])
 
     def density_and_grad(self, inputs: Values) -> Values:
         """``u [D]`` -> ``value []`` and ``grad [D]``."""

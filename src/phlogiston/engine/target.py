@@ -20,7 +20,13 @@ from phlogiston.engine.isolate import isolated
 from phlogiston.engine.sites import Bound, Structure, discover
 from phlogiston.errors import UnsupportedModel, UntraceableProgram, problem
 
-_SUMMED_OUT = ("density", "density_and_grad", "likelihood_and_grad", "discretes")  # readings without discrete latents
+_SUMMED_OUT = (
+    "density",
+    "density_and_grad",
+    "joint_and_grad",
+    "likelihood_and_grad",
+    "discretes",
+)  # readings without discrete latents
 
 
 class Target:
@@ -74,6 +80,11 @@ class Target:
     def value_and_grad(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``u [..., D]`` -> log density ``[...]`` and its gradient ``[..., D]``."""
         result = self._flat("density_and_grad", u)
+        return result["value"], result["grad"]
+
+    def joint_and_grad(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``u [..., D]`` -> log p(latents, observed), without the Jacobian, and its gradient by u."""
+        result = self._flat("joint_and_grad", u)
         return result["value"], result["grad"]
 
     def likelihood_and_grad(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -177,12 +188,16 @@ class Target:
                 kept = self._chains[key] = chain_density(batched, scale, self.dim, chains, calls)
             return kept
 
-    def columns(self) -> tuple[Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None, str]:
+    def columns(
+        self, *, jacobian: bool = True
+    ) -> tuple[Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None, str]:
         """``u [D, S]`` -> log density ``[S]`` and gradient ``[D, S]``, to be traced within something larger.
 
-        None where the program has to be looped over, with the reason.
+        Without the ``jacobian`` it is log p(latents, observed). None where the program has to be looped over, with
+        the reason.
         """
-        batched = self._function("density_and_grad", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
+        name = "density_and_grad" if jacobian else "joint_and_grad"
+        batched = self._function(name, {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
         graph = batched.graph
         return (None, batched.reason) if graph is None else (of_columns(graph), "")
 
@@ -251,7 +266,7 @@ class Target:
             self._refuse_coupled()
         bare = {key: value[0] for key, value in inputs.items()} if inputs else {"_": torch.zeros((), dtype=self.dtype)}
         function = (lambda values: reading({})) if "_" in bare else reading
-        is_density = name in ("density", "density_and_grad", "likelihood_and_grad")
+        is_density = name in ("density", "density_and_grad", "joint_and_grad", "likelihood_and_grad")
         judged = is_density or name == "propose"
         values_matter = name != "discretes" or bool(self.structure.of("deterministic"))
         return Batched(

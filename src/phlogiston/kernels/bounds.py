@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from phlogiston.kernels.guides import Guide, Params
+from phlogiston.kernels.guides import Guide
 
 Bound = Literal["elbo", "iwae", "renyi"]
 Gradient = Literal["pathwise", "sticking"]
@@ -51,16 +51,20 @@ def bound_and_gradient(
     Where the guide's entropy has a closed form the ELBO's pathwise gradient takes it from there.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+    sticking = sticking and guide.log_prob is not None
     with torch.enable_grad():
-        u = guide.draw(leaves, noise)
+        closed = alpha == 1.0 and guide.entropy is not None and not sticking
+        u, log_q = (guide.draw(leaves, noise), None) if closed or sticking else guide.drawn(leaves, noise)
         value, slope = evaluate(u.detach())
         log_joint = value + (slope * (u - u.detach())).sum(0)  # the value of the density, with its gradient by u
-        fixed: Params = params if sticking else leaves
-        if alpha == 1.0 and guide.entropy is not None and not sticking:
+        if closed and guide.entropy is not None:
             bound = log_joint.mean() + guide.entropy(leaves)
             shown, objective = bound, bound
         else:
-            log_weights = log_joint - guide.log_prob(fixed, u)
+            if guide.log_prob is not None and sticking:
+                log_q = guide.log_prob(params, u)
+            assert log_q is not None
+            log_weights = log_joint - log_q
             shown = bound_of(log_weights.detach(), alpha)
             objective = (coefficients(log_weights.detach(), alpha, doubly=sticking) * log_weights).sum()
         gradients = torch.autograd.grad(objective, list(leaves.values()), allow_unused=True)

@@ -26,16 +26,26 @@ class Guide:
         initial: parameters to start from, by name.
         width: numbers of noise a point.
         draw: parameters and noise ``[W, S]`` -> points ``[D, S]``.
-        log_prob: parameters and points ``[D, S]`` -> ``[S]``.
+        log_prob: parameters and points ``[D, S]`` -> ``[S]``; None where it is only known at the guide's own draws.
         entropy: parameters -> a scalar; None where it has no closed form.
+        both: parameters and noise -> points and their log density, where that is cheaper than one after the other.
     """
 
     name: str
     initial: dict[str, torch.Tensor]
     width: int
     draw: Callable[[Params, torch.Tensor], torch.Tensor]
-    log_prob: Callable[[Params, torch.Tensor], torch.Tensor]
+    log_prob: Callable[[Params, torch.Tensor], torch.Tensor] | None
     entropy: Callable[[Params], torch.Tensor] | None = None
+    both: Callable[[Params, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
+
+    def drawn(self, params: Params, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Points ``[D, S]`` and their log density ``[S]``."""
+        if self.both is not None:
+            return self.both(params, noise)
+        assert self.log_prob is not None
+        u = self.draw(params, noise)
+        return u, self.log_prob(params, u)
 
 
 def normal(loc: torch.Tensor, scale: torch.Tensor) -> Guide:

@@ -175,8 +175,8 @@ class _Gradient:
             return 0, None
         noise = inputs[1 if self.batches is None else 2]
         params = {name: own[REST + name] for name in self.rest.initial}
-        u = self.rest.draw(params, noise)
-        return 1, (u.mT, self.rest.log_prob(params, u))
+        u, log_q = self.rest.drawn(params, noise)
+        return 1, (u.mT, log_q)
 
     def _mapped(self, graph: Graph, given: Values, noises: Tensors) -> Values:
         arguments = [*noises, *(given[name] for name in graph.inputs)]
@@ -362,8 +362,8 @@ def guide_draws(
         log_q = torch.zeros(number, dtype=dtype)
         if rest is not None:
             held = {name: params[REST + name] for name in rest.initial}
-            u = rest.draw(held, torch.from_numpy(rng.standard_normal((rest.width, number))).to(dtype))
-            given["u"], log_q = u.mT, rest.log_prob(held, u)
+            u, log_q = rest.drawn(held, torch.from_numpy(rng.standard_normal((rest.width, number))).to(dtype))
+            given["u"] = u.mT
         noises = tuple(item.sample(rng, number) for item in graph.noises) if graph is not None else ()
         with torch.no_grad():
             terms = _evaluated(learning, graph, given, noises, number, as_int(own))

@@ -10,12 +10,13 @@ import torch
 
 from phlogiston.engine import Site, Target
 from phlogiston.engine.interpret import Slot
-from phlogiston.errors import ModelError
+from phlogiston.errors import ModelError, SettingError, problem
 from phlogiston.kernels import guides
+from phlogiston.kernels.flows import flow
 from phlogiston.kernels.guides import Guide
 from phlogiston.kernels.starts import Start, given, named
 
-GUIDES: tuple[str, ...] = ("delta", "normal", "multivariate_normal", "low_rank", "structured")
+GUIDES: tuple[str, ...] = ("delta", "normal", "multivariate_normal", "low_rank", "structured", "laplace", "flow")
 _TRIED, _FIRST_SCALE = 32, 0.1
 
 
@@ -45,6 +46,12 @@ def named_guide(name: str, slots: Sequence[Slot], loc: torch.Tensor, rank: int) 
         return guides.multivariate_normal(loc, torch.diag(scale))
     if name == "low_rank":
         return guides.low_rank(loc, scale, rank)
+    if name == "flow":
+        return flow(loc, torch.ones_like(loc), 0)
+    if name == "laplace":
+        raise SettingError(
+            problem("guide", found="'laplace' with minibatches or in training", expected="'multivariate_normal' there")
+        )
     order, free = structure_of(slots)
     return guides.triangular("structured", loc, torch.diag(scale), order, free)
 

@@ -12,9 +12,11 @@ from phlogiston.engine import Target
 from phlogiston.engine.chains import ChainDensity, Scale
 from phlogiston.engine.isolate import generator, spawn
 from phlogiston.errors import ModelError, SettingError, did_you_mean, problem
+from phlogiston.kernels.pathfinding import find, resampled, spread_points
 
-Start = Literal["uniform", "prior", "median"]
-STARTS: tuple[str, ...] = ("uniform", "prior", "median")
+Start = Literal["uniform", "prior", "median", "pathfinder"]
+STARTS: tuple[str, ...] = ("uniform", "prior", "median", "pathfinder")
+_PATHS, _DRAWS = 8, 1000
 _RADIUS, _TRIES, _FOR_THE_MEDIAN = 2.0, 100, 200
 Propose = Callable[[np.random.SeedSequence, int], torch.Tensor]
 
@@ -34,7 +36,7 @@ def starting_points(
         density: of all chains at once.
         unit: the scale that changes nothing.
         start: "uniform" in [-2, 2] on the unconstrained scale, "prior" draws, the "median" of prior draws (moved by a
-            tenth of their spread), or values by site, ``[*site shape]`` or ``[C, *site shape]``.
+            tenth of their spread), draws of "pathfinder", or values by site, ``[*site shape]`` or ``[C, *site shape]``.
         seed: of the points.
         chains: how many.
 
@@ -62,6 +64,9 @@ def named(target: Target, start: Start) -> Propose:
     if start == "prior":
         return lambda seed, n: _prior(target, seed, n)
 
+    if start == "pathfinder":
+        return lambda seed, n: _pathfound(target, seed, n)
+
     def near_the_median(seed: np.random.SeedSequence, n: int) -> torch.Tensor:
         drawing, moving = spawn(seed, 2)
         draws = _prior(target, drawing, _FOR_THE_MEDIAN)
@@ -70,6 +75,13 @@ def named(target: Target, start: Start) -> Propose:
         return draws.median(0).values + 0.1 * spread * noise
 
     return near_the_median
+
+
+def _pathfound(target: Target, seed: np.random.SeedSequence, n: int) -> torch.Tensor:
+    starting, finding, picking = spawn(seed, 3)
+    start = spread_points(target, named(target, "uniform"), starting, _PATHS)
+    found = find(target, start, finding, num_draws=max(_DRAWS, 4 * n), elbo_draws=16, max_steps=100)
+    return torch.from_numpy(resampled(found, n, picking))
 
 
 def _prior(target: Target, seed: np.random.SeedSequence, n: int) -> torch.Tensor:
