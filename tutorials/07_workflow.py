@@ -123,7 +123,7 @@ keep(figure, "prior")
 # `post.diagnose()` is a report: every check with its number and its limit, what it means, what to do.
 
 # %%
-size = {"num_warmup": 200, "num_samples": 200, "engine": "graph"} if SMOKE else {"num_warmup": 1000}
+size = {"num_warmup": 100, "num_samples": 100, "max_tree_depth": 5, "engine": "graph"} if SMOKE else {}
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ph.PhlogistonWarning)  # we read the verdict instead
     centred = ph.infer(told, ph.NUTS(**size), seed=1, progress=False)
@@ -188,30 +188,35 @@ keep(post.plot.forest("theta"), "forest")
 
 
 # %%
-def exact(y, num_nodes=24, size=100):
-    """Log evidence, posterior means of mu and tau, and of theta, by quadrature."""
+def plane(y, num_nodes=24, size=100, mu=(-2.2, 0.0), tau=(0.0, 1.6)):
+    """Over a grid of mu and tau: both axes, log evidence, posterior mass, and E[theta | mu, tau, y] by value of y."""
     nodes, masses = np.polynomial.hermite_e.hermegauss(num_nodes)
     masses = np.log(masses / masses.sum())
-    mu, tau = np.linspace(-2.2, 0.0, size), np.linspace(0.0, 1.6, size)
+    mu, tau = np.linspace(*mu, size), np.linspace(*tau, size)
     eta = mu[:, None, None] + tau[None, :, None] * nodes  # [mu, tau, node]
-    rows = {}
+    rates, rows = expit(eta), {}
     for value in np.unique(y):
-        terms = binom.logpmf(value, BATS, expit(eta)) + masses
+        terms = binom.logpmf(value, BATS, rates) + masses
         total = logsumexp(terms, -1)
-        rows[value] = total, np.exp(logsumexp(terms, -1, b=expit(eta)) - total)
-    prior = norm.logpdf(mu, -1.0, 0.5)[:, None] + np.log(2.0) + norm.logpdf(tau, 0.0, 0.5)
-    joint = prior + sum(rows[value][0] for value in y)
+        rows[value] = total, np.sum(np.exp(terms - total[..., None]) * rates, -1)
+    joint = norm.logpdf(mu, -1.0, 0.5)[:, None] + np.log(2.0) + norm.logpdf(tau, 0.0, 0.5)
+    joint += sum(rows[value][0] for value in y)
     ends = np.ones(size)
     ends[[0, -1]] = 0.5
     weights = joint + np.log(ends)[:, None] + np.log(ends) + np.log((mu[1] - mu[0]) * (tau[1] - tau[0]))
     evidence = logsumexp(weights)
-    mass = np.exp(weights - evidence)
-    means = {"mu": mass.sum(1) @ mu, "tau": mass.sum(0) @ tau}
-    return evidence, means | {"theta": np.array([(mass * rows[value][1]).sum() for value in y])}
+    return mu, tau, evidence, np.exp(weights - evidence), {value: mean for value, (_, mean) in rows.items()}
+
+
+def exact(y, **size):
+    """Log evidence, and posterior means of mu, tau and theta."""
+    mu, tau, evidence, mass, rates = plane(y, **size)
+    theta = np.array([(mass * rates[value]).sum() for value in y])
+    return evidence, {"mu": mass.sum(1) @ mu, "tau": mass.sum(0) @ tau, "theta": theta}
 
 
 log_evidence, truth = exact(hits)
-assert SMOKE or abs(log_evidence - exact(hits, 48, 220)[0]) < 1e-4  # the rule has converged
+assert SMOKE or abs(log_evidence - exact(hits, num_nodes=48, size=200)[0]) < 1e-4  # the rule has converged
 for site in ("mu", "tau", "theta"):
     close(post.moments(site).mean, truth[site], post.moments(site).mean_se)
 print(f"exact: mu {truth['mu']:.4f}, tau {truth['tau']:.4f}; NUTS: mu {post.expect('mu')}, tau {post.expect('tau')}")
@@ -226,10 +231,13 @@ print(f"exact: mu {truth['mu']:.4f}, tau {truth['tau']:.4f}; NUTS: mu {post.expe
 
 # %%
 particles = 20_000 if SMOKE else 400_000
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", ph.ConvergenceWarning)  # of Gibbs, which the verdicts below repeat
+    gibbs = ph.infer(model, ph.Gibbs(num_samples=100 if SMOKE else 800, num_chains=16), seed=3, progress=False)
 answers = {
     "nuts": post,
     "importance": ph.infer(model, "importance", num_particles=particles, seed=2, progress=False),
-    "gibbs": ph.infer(model, ph.Gibbs(num_samples=100 if SMOKE else 800, num_chains=16), seed=3, progress=False),
+    "gibbs": gibbs,
 }
 for name, answer in answers.items():
     found = answer.moments("tau")
@@ -311,7 +319,7 @@ separate_evidence = sum(logsumexp(binom.logpmf(y, BATS, expit(grid)) + alone) fo
 close(evidences["separate"].value, separate_evidence, evidences["separate"].se + 2e-4)
 assert elpd["separate"].elpd - separate_evidence > 1.0  # far too good
 assert (elpd["separate"].khat > elpd["separate"].limit).sum() > N / 3  # and known to be
-assert (elpd["hierarchy"].khat < 0.7).all()
+assert (elpd["hierarchy"].khat > elpd["hierarchy"].limit).sum() <= 2
 
 # %% [markdown]
 # Nothing in these 45 times at bat tells the hierarchy from one rate for all, a Bayes factor of two at most; but players
@@ -328,16 +336,14 @@ assert error["hierarchy"] < 0.5 * error["his own average"]
 figure, axes = plt.subplots(figsize=(7.5, 4.2))
 for i, name in enumerate(PLAYERS):
     axes.plot([hits[i] / BATS, truth["theta"][i]], [i, i], color=GREY, lw=1)
-    axes.text(0.145, i, name, va="center", fontsize=8)
+    axes.text(0.102, i, name, va="center", fontsize=8)
 for values, colour, label in (
     (hits / BATS, GREY, "45 at bat"),
     (truth["theta"], BLUE, "hierarchy"),
     (later, RED, "rest"),
 ):
     axes.plot(values, range(N), "o", color=colour, ms=5, label=label)
-axes.set(
-    xlabel="rate of hits", yticks=[], xlim=(0.14, 0.42), title="Shrunk towards the league, and nearer to what came"
-)
+axes.set(xlabel="rate of hits", yticks=[], xlim=(0.1, 0.42), title="Shrunk towards the league, and nearer to what came")
 axes.invert_yaxis()
 axes.legend(loc="lower right")
 keep(figure, "shrinkage")
@@ -351,36 +357,55 @@ keep(figure, "shrinkage")
 #
 # so that $\theta^*$ is one more draw of its own posterior, and its rank among $L$ of them is uniform on $0,\dots,L$
 # ([Talts et al. 2018](https://arxiv.org/abs/1804.06788)). A posterior that is too narrow makes a $\cup$: the truth
-# falls outside too often. The loop, with ranks of $\mu$ and $\tau$, and beside it the same draws squeezed by a half:
+# falls outside too often. Two methods on trial: the quadrature above, and importance sampling from the prior with a
+# thousand particles, which can be short of particles where the data are unusual. Does it know?
+
 
 # %%
-simulations, bins, kept = (24, 4, 19) if SMOKE else (300, 10, 99)
-truths = model.unobserved().simulate(simulations, seed=6)
-ranks = {name: {"mu": [], "tau": []} for name in ("right", "squeezed")}
-for s in range(simulations):
-    data = ph.Model(non_centred, -1.0, 0.5, 0.5, N).observe(y=truths["y"][s])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ph.WeightWarning)  # data from the edge of the prior, with few particles
-        run = ph.infer(data, "importance", num_particles=4000, seed=s, progress=False)
-    picked = np.random.default_rng(s).choice(4000, kept, p=run.weights[0].numpy())
-    for site in ("mu", "tau"):
-        sample, star = run.draws[site][0].numpy()[picked], float(truths[site][s])
-        narrow = sample.mean() + 0.5 * (sample - sample.mean())
-        ranks["right"][site].append((sample < star).sum())
-        ranks["squeezed"][site].append((narrow < star).sum())
+def by_quadrature(y, count, rng):
+    """Draws of mu and tau from the exact posterior: a cell of the grid, and a point in it."""
+    mu, tau, _, mass, _ = plane(y, num_nodes=16, size=90, mu=(-3.0, 1.0), tau=(0.0, 2.0))
+    cells = rng.choice(mass.size, count, p=mass.ravel() / mass.sum())
+    within = rng.uniform(-0.5, 0.5, (2, count))
+    found = mu[cells // 90] + within[0] * (mu[1] - mu[0]), np.abs(tau[cells % 90] + within[1] * (tau[1] - tau[0]))
+    return {"mu": found[0], "tau": found[1]}, False
 
+
+def by_importance(y, count, rng):
+    """Draws of mu and tau resampled from a thousand prior particles, and whether the run warned."""
+    data = ph.Model(non_centred, -1.0, 0.5, 0.5, N).observe(y=y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ph.WeightWarning)  # counted below
+        run = ph.infer(data, "importance", num_particles=1000, seed=int(rng.integers(2**31)), progress=False)
+    picked = rng.choice(1000, count, p=run.weights[0].numpy())
+    return {site: run.draws[site][0].numpy()[picked] for site in ("mu", "tau")}, bool(run.warnings)
+
+
+simulations, bins, kept = (16, 4, 19) if SMOKE else (300, 10, 99)
+truths = model.unobserved().simulate(simulations, seed=6)
 figure, panels = plt.subplots(1, 2, figsize=(9, 2.8), sharey=True)
-for axes, (name, by_site) in zip(panels, ranks.items(), strict=True):
-    for site, colour in (("mu", BLUE), ("tau", ORANGE)):
-        counts = np.histogram(by_site[site], np.linspace(0, kept + 1, bins + 1))[0]
-        p_value = chi2.sf(np.sum((counts - simulations / bins) ** 2) / (simulations / bins), bins - 1)
-        axes.stairs(
-            counts, np.linspace(0, kept + 1, bins + 1), color=colour, lw=1.8, label=f"{site}: p = {p_value:.2g}"
-        )
-        assert p_value > 1e-3 if name == "right" else SMOKE or p_value < 1e-3
-    low, high = binom.ppf([0.005, 0.995], simulations, 1.0 / bins)
+low, high = binom.ppf([0.005, 0.995], simulations, 1.0 / bins)
+for axes, method in zip(panels, (by_quadrature, by_importance), strict=True):
+    rng, ranks, warned = np.random.default_rng(0), {"mu": [], "tau": []}, 0
+    for s in range(simulations):
+        sample, doubtful = method(truths["y"][s].numpy(), kept, rng)
+        warned += doubtful
+        for site, values in sample.items():
+            ranks[site].append(np.sum(values < float(truths[site][s])))
+    p_values = {}
+    for (site, found), colour in zip(ranks.items(), (BLUE, ORANGE), strict=True):
+        counts = np.histogram(found, np.linspace(0, kept + 1, bins + 1))[0]
+        p_values[site] = chi2.sf(np.sum((counts - simulations / bins) ** 2) / (simulations / bins), bins - 1)
+        axes.stairs(counts, np.linspace(0, kept + 1, bins + 1), color=colour, label=f"{site}: p = {p_values[site]:.2g}")
+    shown = ", ".join(f"{site} p = {p_value:.2g}" for site, p_value in p_values.items())
+    print(f"{method.__name__}: {shown}; {warned} of {simulations} runs warned")
+    if method is by_quadrature:
+        assert min(p_values.values()) > 1e-3
+    else:
+        assert SMOKE or min(p_values.values()) < 1e-3
+        assert warned > simulations / 4  # it does know
     axes.axhspan(low, high, color=GREY, alpha=0.2, lw=0)
-    axes.set(title=name, xlabel=f"rank of the truth among {kept}")
+    axes.set(title=f"{method.__name__.replace('_', ' ')}", xlabel=f"rank of the truth among {kept}")
     axes.legend(loc="upper center")
 keep(figure, "calibration")
 
