@@ -28,6 +28,8 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "laplace": [{"num_samples": 4000}],
     "pathfinder": [{"num_samples": 4000}],
     "svi": [{"guide": "multivariate_normal", "engine": "graph", "num_steps": 1500, "window": 100, "num_samples": 4000}],
+    "smc": [{"engine": "graph"}],
+    "ais": [{"num_particles": 1000, "num_temperatures": 40, "engine": "graph"}],
 }
 # Fifty flowers of three species drawn blindly: 3^50 assignments, which chance does not find. The methods must say so.
 HOPELESS = {("rejection", "iris"), ("importance", "iris")}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phlogiston import divergence
+    from phlogiston.algorithms.ais import AIS, Sandwich
     from phlogiston.algorithms.exact import Exact
     from phlogiston.algorithms.gibbs import Gibbs
     from phlogiston.algorithms.hmc import HMC
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from phlogiston.algorithms.nuts import NUTS
     from phlogiston.algorithms.pathfinder import Pathfinder
     from phlogiston.algorithms.rejection import Rejection
+    from phlogiston.algorithms.smc import SMC
     from phlogiston.algorithms.svi import SVI
     from phlogiston.decomposition import Decomposition
     from phlogiston.diagnostics import Finding, Loo, Report
@@ -51,6 +53,7 @@ __version__ = "0.1.0"
 # Where each public name lives; a module is imported when one of its names is first used, so that the command line
 # answers before torch is loaded.
 _HOMES = {
+    "algorithms.ais": ("AIS", "Sandwich"),
     "algorithms.exact": ("Exact",),
     "algorithms.gibbs": ("Gibbs",),
     "algorithms.hmc": ("HMC",),
@@ -60,6 +63,7 @@ _HOMES = {
     "algorithms.nuts": ("NUTS",),
     "algorithms.pathfinder": ("Pathfinder",),
     "algorithms.rejection": ("Rejection",),
+    "algorithms.smc": ("SMC",),
     "algorithms.svi": ("SVI",),
     "decomposition": ("Decomposition",),
     "diagnostics": ("Finding", "Loo", "Report"),
@@ -95,10 +99,12 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AIS",
     "HMC",
     "MAP",
     "MH",
     "NUTS",
+    "SMC",
     "SVI",
     "Adam",
     "AmortisationWarning",
@@ -126,6 +132,7 @@ __all__ = [
     "Rejection",
     "RejectionWarning",
     "Report",
+    "Sandwich",
     "SettingError",
     "ShapeWarning",
     "Site",

@@ -20,6 +20,8 @@ METHODS: dict[str, str] = {
     "laplace": "phlogiston.algorithms.modes:Laplace",
     "pathfinder": "phlogiston.algorithms.pathfinder:Pathfinder",
     "svi": "phlogiston.algorithms.svi:SVI",
+    "smc": "phlogiston.algorithms.smc:SMC",
+    "ais": "phlogiston.algorithms.ais:AIS",
 }
 
 TRAINERS: dict[str, str] = {

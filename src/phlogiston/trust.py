@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -186,7 +187,16 @@ def _of_chains(posterior: Judged) -> list[Check]:
     doubtful = any(c.name == "R-hat" and c.state == "do not use" for c in of_chains)
     if doubtful:
         checks.append(modes_between_chains(draws, stats.get("lp"), labels))
+    if "num_particles" in posterior.settings:  # islands of particles are laid out as chains
+        of_chains = [_of_particles(check) for check in of_chains]
     return [*checks, *of_chains]
+
+
+def _of_particles(check: Check) -> Check:
+    """The same advice in the settings that particles have."""
+    if check.finding is None or not check.finding.action.startswith("raise num_"):
+        return check
+    return replace(check, finding=replace(check.finding, action="raise num_particles or num_steps"))
 
 
 def labels_of(posterior: Drawn) -> Any:

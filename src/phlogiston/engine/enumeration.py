@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from phlogiston.engine import handlers
 from phlogiston.engine.isolate import quiet
-from phlogiston.engine.sites import Bound, Site, Structure, of_observed, run, score
+from phlogiston.engine.sites import Bound, Site, Structure, of_latents, of_observed, run, score
 from phlogiston.errors import ProgramError, UnsupportedModel
 
 Values = dict[str, torch.Tensor]
@@ -54,6 +54,16 @@ def enumerated(bound: Bound, structure: Structure, *messengers: Any) -> poutine.
         if site.unplated and site.role != "deterministic":  # such dimensions are events of a kind
             msg = trace.nodes[site.name]
             msg["log_prob"] = msg["log_prob"].sum(site.unplated, keepdim=True)
+    return trace
+
+
+def without_observations(trace: poutine.Trace, structure: Structure) -> poutine.Trace:
+    """The same trace with the terms of the latents alone."""
+    for site in structure.sites:
+        if site.role in ("observed", "factor"):
+            trace.remove_node(site.name)
+        elif site.role == "latent" and site.missing is not None:
+            trace.nodes[site.name]["log_prob"] = of_latents(site, trace.nodes[site.name]["log_prob"])
     return trace
 
 

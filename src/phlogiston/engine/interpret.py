@@ -117,6 +117,34 @@ class Interpreter:
         """``u [D]`` -> ``value []`` and ``grad [D]``."""
         return _value_and_grad(lambda u: self.density({"u": u})["value"], inputs["u"])
 
+    def tempered(self, inputs: Values) -> Values:
+        """``u [D]``, ``beta []`` -> ``prior []`` with the Jacobian, ``likelihood []``, ``grad [D]`` of the blend."""
+        u = inputs["u"].detach().requires_grad_()
+        with torch.enable_grad():
+            prior, likelihood = self._prior_and_likelihood(u)
+            blend = prior + inputs["beta"] * likelihood
+            grad = torch.autograd.grad(blend, u)[0] if blend.requires_grad else torch.zeros_like(u)
+        return {"prior": prior.detach(), "likelihood": likelihood.detach(), "grad": grad}
+
+    def _prior_and_likelihood(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the continuous latents, with discrete ones summed out; the prior is what draws come from."""
+        unconstrain = handlers.Unconstrained(self._split(u))
+        if self.structure.discrete:
+            joint = enumeration.log_evidence(enumeration.enumerated(self.bound, self.structure, unconstrain))
+            again = handlers.Unconstrained(self._split(u))
+            trace = enumeration.enumerated(self.bound, self.structure, again)
+            prior = enumeration.log_evidence(enumeration.without_observations(trace, self.structure))
+            likelihood = joint - prior
+        else:
+            trace = self._run(unconstrain)
+            scored = self._scored(trace)
+            nothing = torch.zeros_like(u).sum()  # a number for every point, though nothing be observed
+            likelihood = sum((v.sum() for k, v in scored.items() if k.startswith(LIKELIHOOD)), nothing)
+            extra = [_scale_correction(site, _message(trace, site.name)) for site in self.structure.of("latent")]
+            prior = scored["log_prior"] - sum(extra, torch.zeros(()))
+            likelihood = likelihood + sum(extra, torch.zeros(()))
+        return prior + sum((v.sum() for v in unconstrain.log_jacobian.values()), torch.zeros(())), likelihood
+
     def likelihood_and_grad(self, inputs: Values) -> Values:
         """``u [D]`` -> ``value []``, log p(observed | latents), and ``grad [D]``.
 

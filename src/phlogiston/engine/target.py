@@ -18,6 +18,7 @@ from phlogiston.engine.full import Columns, FullDensity, constrained_density, fu
 from phlogiston.engine.interpret import LIKELIHOOD, Interpreter, Slot, Values
 from phlogiston.engine.isolate import isolated
 from phlogiston.engine.sites import Bound, Structure, discover
+from phlogiston.engine.tempered import Tempered
 from phlogiston.errors import UnsupportedModel, UntraceableProgram, problem
 
 _SUMMED_OUT = (
@@ -25,6 +26,7 @@ _SUMMED_OUT = (
     "density_and_grad",
     "joint_and_grad",
     "likelihood_and_grad",
+    "tempered",
     "discretes",
 )  # readings without discrete latents
 
@@ -210,6 +212,11 @@ class Target:
         batched = self._function("density", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
         return Columns(batched, "u", self.dim, self.dtype, rows, calls)
 
+    def tempered(self, rows: int, calls: int) -> Tempered:
+        """Prior and likelihood apart, at points on the way between them, for about so many calls of so many points."""
+        inputs = {"u": torch.zeros(1, self.dim, dtype=self.dtype), "beta": torch.ones(1, dtype=self.dtype)}
+        return Tempered(self._function("tempered", inputs), self.dim, rows, calls)
+
     def constrained(self, rows: int, calls: int) -> Columns:
         """The log joint density of all latents' values, one after another, for about so many calls."""
         return constrained_density(self._interpreter, self._wanted, self.dtype, rows, calls)
@@ -266,8 +273,11 @@ class Target:
             self._refuse_coupled()
         bare = {key: value[0] for key, value in inputs.items()} if inputs else {"_": torch.zeros((), dtype=self.dtype)}
         function = (lambda values: reading({})) if "_" in bare else reading
-        is_density = name in ("density", "density_and_grad", "joint_and_grad", "likelihood_and_grad")
+        is_density = name in ("density", "density_and_grad", "joint_and_grad", "likelihood_and_grad", "tempered")
         judged = is_density or name == "propose"
+        second = {"u": torch.linspace(-0.7, 0.9, self.dim, dtype=self.dtype)}
+        if name == "tempered":
+            second["beta"] = torch.tensor(0.37, dtype=self.dtype)
         values_matter = name != "discretes" or bool(self.structure.of("deterministic"))
         return Batched(
             function,
@@ -275,7 +285,7 @@ class Target:
             tier=self._wanted,
             dtype=self.dtype,
             is_random=name in ("propose", "complete", "simulate", "discretes"),
-            second={"u": torch.linspace(-0.7, 0.9, self.dim, dtype=self.dtype)} if is_density else None,
+            second=second if is_density else None,
             check=self._check_proposal if name == "propose" else None,
             judge=None if judged or not (self.dim or values_matter) else self._judge,
         )

@@ -1,0 +1,231 @@
+"""Annealed importance sampling, and bounds from both sides on data whose latents are known."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from phlogiston.algorithms.approximate import values_of
+from phlogiston.algorithms.needs import Needs, one_of, positive_int, require
+from phlogiston.diagnostics import effective_sample_size, log_mean_exp, pareto_smooth
+from phlogiston.engine import Target
+from phlogiston.engine.batched import TIERS, Tier
+from phlogiston.engine.isolate import generator, spawn
+from phlogiston.engine.tempered import Tempered
+from phlogiston.errors import UnsupportedModel, problem
+from phlogiston.estimate import Estimate
+from phlogiston.kernels.tempering import (
+    Annealing,
+    Move,
+    Walkers,
+    from_the_prior,
+    looked_at,
+    seeds_for,
+)
+from phlogiston.model import Model
+from phlogiston.posterior import Posterior
+
+Array = NDArray[np.float64]
+_PILOT, _PILOT_STEPS, _PILOT_ESS = 512, 8, 0.5
+_LEAPFROGS_EXPECTED = 3
+_UNTIED = 20  # moves that take walkers apart which start at one point
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """The log evidence of simulated data, from below and from above.
+
+    Args:
+        lower: log of the mean weight of runs from the prior to the posterior: too low on average.
+        upper: minus the log of the mean inverse weight of runs from the posterior to the prior: too high on average.
+        model: the model with the data that were simulated.
+    """
+
+    lower: Estimate
+    upper: Estimate
+    model: Model
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """From the lower to the upper bound, two standard errors further out on both sides."""
+        return float(self.lower.value - 2 * self.lower.se), float(self.upper.value + 2 * self.upper.se)
+
+    @property
+    def gap(self) -> Estimate:
+        """Upper minus lower: an upper bound, on average, of how far either is off."""
+        return Estimate(self.upper.value - self.lower.value, float(np.hypot(self.lower.se, self.upper.se)))
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"log evidence in [{low:.4f}, {high:.4f}] (from below {self.lower}, from above {self.upper})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AIS:
+    r"""Independent runs from the prior to the posterior, each with an importance weight: an unbiased evidence.
+
+    A run moves through :math:`\pi_t(u) \propto p(u)\, p(x \mid u)^{\beta_t}` by kernels :math:`K_t` that keep
+    :math:`\pi_t`, and its weight is :math:`w = \prod_t p(x \mid u_{t-1})^{\beta_t - \beta_{t-1}}`, with
+    :math:`E[w] = p(x)` however badly the kernels mix. Temperatures, step sizes and covariances are learnt in a pilot
+    run of ``SMC`` and fixed. The draws are the runs' ends with their weights, so k-hat and ESS say what they are worth.
+
+    Args:
+        num_particles: runs; they are independent.
+        num_temperatures: steps from the prior to the posterior, spread over the stages of the pilot.
+        num_steps: moves at each.
+        moves: "hmc", or "mh" for random walks without gradients.
+        engine: the tier that evaluates the density.
+
+    Raises:
+        UnsupportedModel: a prior is improper, or a discrete latent cannot be enumerated.
+        ImpossibleEvidence: the likelihood is zero at every draw from the prior.
+
+    References:
+        Neal (2001), Annealed importance sampling, https://arxiv.org/abs/physics/9803008; Grosse, Ghahramani and Adams
+        (2015), Sandwiching the marginal likelihood using bidirectional Monte Carlo, https://arxiv.org/abs/1511.02543
+
+    Example:
+        >>> def program():
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        ...     pyro.sample("y", dist.Normal(mu, 1.0))
+        >>> model = ph.Model(program).observe(y=1.0)
+        >>> post = ph.infer(model, ph.AIS(num_temperatures=30), seed=0, progress=False)
+        >>> bool(abs(post.log_evidence.value + 1.823657) < 4 * post.log_evidence.se)
+        True
+        >>> both = ph.AIS(num_temperatures=30).sandwich(model, seed=0)
+        >>> both.interval[0] < both.interval[1]
+        True
+    """
+
+    num_particles: int = 512
+    num_temperatures: int = 100
+    num_steps: int = 1
+    moves: Literal["hmc", "mh"] = "hmc"
+    engine: Tier = "auto"
+
+    paper: ClassVar[str] = "Neal 2001"
+    needs: ClassVar[Needs] = Needs(continuous="some", discrete="enumerable", proper_prior=True, density=True)
+
+    def __post_init__(self) -> None:
+        positive_int(num_particles=self.num_particles, num_temperatures=self.num_temperatures, num_steps=self.num_steps)
+        one_of(("hmc", "mh"), moves=self.moves)
+        one_of(TIERS, engine=self.engine)
+
+    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
+        """Infer; see the class."""
+        began = time.perf_counter()
+        model = require(self, model)
+        target = model.target(self.engine)
+        starting, moving, recovering, piloting = seeds_for(seed)
+        path = self._path(target)
+        ladder = self._ladder(target, path, piloting)
+        walkers = from_the_prior(target, path, self.num_particles, starting)
+        walkers, weights, rate = self._forwards(path, walkers, ladder, generator(moving), progress)
+        values = values_of(target, torch.from_numpy(np.ascontiguousarray(walkers.u.T)), recovering)
+        evidence = log_mean_exp(weights)
+        return Posterior(
+            draws={name: value.unsqueeze(0) for name, value in values.items()},
+            log_weights=torch.from_numpy(weights).unsqueeze(0),
+            log_evidence=Estimate(evidence.value, evidence.se),
+            figures={
+                "pareto_k": pareto_smooth(weights)[1],
+                "ess": effective_sample_size(weights),
+                "num_particles": float(self.num_particles),
+                "acceptance_rate": rate,
+                "gradients": float(path.evaluations),
+            },
+            method="ais",
+            model=model,
+            seed=seed,
+            seconds=time.perf_counter() - began,
+            engine=path.engine,
+        )
+
+    def sandwich(self, model: Model, *, seed: int | None = None) -> Sandwich:
+        r"""Bounds from both sides on data simulated from the model: how far this method is off, measured.
+
+        Latents and data are drawn together, so the latents are an exact draw from the posterior of the data; runs
+        backwards from there estimate :math:`1 / p(x)` without bias. What the gap is for simulated data is what it is
+        likely to be for the data at hand.
+
+        Args:
+            model: a model with proper priors; what it observes is replaced.
+            seed: of the data and of all runs.
+
+        Raises:
+            UnsupportedModel: as for the method; or the model has a factor, which cannot be simulated.
+        """
+        model = require(self, model)
+        if factors := model.structure.of("factor"):
+            found = "a factor, which is no distribution of data"
+            raise UnsupportedModel(problem(f"site {factors[0].name!r}", found=found, expected="observed sites only"))
+        simulating, starting, moving, piloting = spawn(seed, 4)
+        drawn = model.target(self.engine).simulate({}, 1, simulating)
+        data: dict[str, Any] = {site.name: drawn[site.name][0] for site in model.structure.observable}
+        simulated = model.unobserved().observe(**data)
+        target = simulated.target(self.engine)
+        path = self._path(target)
+        ladder = self._ladder(target, path, piloting)
+        rng = generator(moving)
+        walkers = from_the_prior(target, path, self.num_particles, starting)
+        _, forwards, _ = self._forwards(path, walkers, ladder, rng, False)
+        truth = target.unconstrain({site.name: drawn[site.name] for site in target.structure.continuous})
+        backwards = self._backwards(path, np.repeat(truth.double().numpy().T, self.num_particles, 1), ladder, rng)
+        above = log_mean_exp(-backwards)
+        return Sandwich(log_mean_exp(forwards), Estimate(-float(above.value), above.se), simulated)
+
+    def _path(self, target: Target) -> Tempered:
+        per_move = _LEAPFROGS_EXPECTED if self.moves == "hmc" else 1
+        return target.tempered(self.num_particles, self.num_temperatures * (1 + self.num_steps * per_move))
+
+    def _ladder(self, target: Target, path: Tempered, seed: np.random.SeedSequence) -> list[Move]:
+        """The kernel at every temperature, the last at beta one: each stage of a pilot is divided evenly."""
+        starting, moving = spawn(seed, 2)
+        annealing = Annealing(
+            kind=self.moves, islands=2, num_steps=_PILOT_STEPS, waste_free=True, ess=_PILOT_ESS, acceptance=None
+        )
+        walkers = from_the_prior(target, path, _PILOT, starting)
+        *_, stages = annealing.run(path, walkers, generator(moving), lambda beta: None)
+        knots = np.array([0.0, *(stage.move.beta for stage in stages)])
+        betas = np.interp(np.linspace(0.0, len(stages), self.num_temperatures + 1)[1:], np.arange(knots.size), knots)
+        places = np.minimum(np.searchsorted(knots[1:], betas - 1e-15), len(stages) - 1)
+        return [replace(stages[p].move, beta=float(b)) for p, b in zip(places, betas, strict=True)]
+
+    def _forwards(
+        self, path: Tempered, walkers: Walkers, ladder: list[Move], rng: np.random.Generator, progress: bool
+    ) -> tuple[Walkers, Array, float]:
+        """From the prior to beta one: where the runs end, their log weights, and the mean acceptance."""
+        weights, beta, rates = np.zeros(walkers.prior.size), 0.0, []
+        for move in tqdm(ladder, desc="ais", unit="beta", disable=None if progress else True):
+            weights += (move.beta - beta) * walkers.likelihood
+            beta = move.beta
+            walkers, rate = self._moved(path, walkers, move, rng)
+            rates.append(rate)
+        return walkers, weights, float(np.mean(rates))
+
+    def _backwards(self, path: Tempered, u: Array, ladder: list[Move], rng: np.random.Generator) -> Array:
+        """From a posterior draw to the prior: the log weights that the same runs would have had forwards."""
+        walkers = looked_at(path, u, 1.0)
+        for _ in range(_UNTIED):
+            walkers, _ = self._moved(path, walkers, ladder[-1], rng)
+        weights = np.zeros(walkers.prior.size)
+        below = [0.0, *(move.beta for move in ladder[:-1])]
+        for move, beta in zip(reversed(ladder), reversed(below), strict=True):
+            walkers, _ = self._moved(path, walkers, move, rng)
+            weights += (move.beta - beta) * walkers.likelihood
+        return weights
+
+    def _moved(self, path: Tempered, walkers: Walkers, move: Move, rng: np.random.Generator) -> tuple[Walkers, float]:
+        """Kernels that are reversible, so that runs in both directions mirror each other."""
+        walkers = replace(walkers, grad=path(walkers.u, move.beta)[2])
+        rates = []
+        for _ in range(self.num_steps):
+            walkers, rate = move(path, walkers, rng)
+            rates.append(float(rate.mean()))
+        return walkers, float(np.mean(rates))
