@@ -204,20 +204,27 @@ assert np.abs(path[-1] - [m_star, s_star]).max() < 0.02
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.9))
 means, spreads = np.meshgrid(np.linspace(-3, 3, 120), np.geomspace(0.1, 3, 120))
 gap = log_evidence - elbo(means, spreads)
-shown = left.contourf(means, spreads, gap, levels=[0, 0.1, 0.3, 1, 3, 10, 30, 100, 1000], cmap="Blues_r", alpha=0.9)
+levels = [0, 0.1, 0.3, 1, 3, 10, 30, 100, 1000]
+shades = plt.get_cmap("Blues_r")(np.linspace(0.15, 0.95, len(levels) - 1))
+shown = left.contourf(means, spreads, gap, levels=levels, colors=shades)
 left.plot(*path.T, ".-", color=ORANGE, ms=3, lw=1, label="ascent, 4 draws a step")
 left.plot(m_star, s_star, "*", color=RED, ms=13, label="posterior: gap 0")
-left.set(yscale="log", xlabel="m", ylabel="s", title="The gap, log p(x) - ELBO, of every normal guide")
+left.set_yscale("log")
+left.set_yticks([0.1, 0.3, 1.0, 3.0], ["0.1", "0.3", "1", "3"])
+left.minorticks_off()
+left.set(xlabel="m", ylabel="s", title="The gap, log p(x) - ELBO, of every normal guide")
 left.legend(fontsize=8, loc="upper right")
-figure.colorbar(shown, ax=left, label="nats")
+figure.colorbar(shown, ax=left, label="nats", format="%g")
 fine = np.geomspace(0.15, 1.4, 100)
 for (name, values), colour in zip(variances.items(), (RED, ORANGE, BLUE, GREEN), strict=True):
     right.plot((0.2, 0.3, s_star, 0.7, 1.2), np.maximum(values, 1e-2), "o", color=colour, label=name)
 right.plot(fine, fine**2 / s_star**4, color=BLUE, lw=1)
 right.plot(fine, np.maximum((1 / fine - fine / s_star**2) ** 2, 1e-2), color=GREEN, lw=1)
 right.axvline(s_star, color=GREY, lw=0.8)
-right.text(s_star * 1.03, 3e3, "posterior's s", color=GREY, fontsize=8)
-right.set(xscale="log", yscale="log", xlabel="s", ylabel="variance", title="One number, four estimates of its slope")
+right.text(s_star * 1.05, 0.03, "posterior's s", color=GREY, fontsize=8)
+right.set(xscale="log", yscale="log", xlabel="s", ylabel="variance", title="One slope, four estimates")
+right.set_xticks([0.2, 0.3, 0.5, 0.7, 1.0], ["0.2", "0.3", "0.5", "0.7", "1"])
+right.minorticks_off()
 right.legend(fontsize=8)
 keep(figure, "bound_and_gradients")
 
@@ -326,7 +333,7 @@ keep(figure, "importance_weighted")
 # * **Laplace**: the normal with the mode's curvature; **Pathfinder**: the best of the normals along the way there.
 
 # %%
-size = {"engine": "graph", "num_samples": 500 if SMOKE else 4000, "num_steps": 200 if SMOKE else 2500, "window": 100}
+size = {"engine": "graph", "num_samples": 500 if SMOKE else 4000, "num_steps": 200 if SMOKE else 4000, "window": 100}
 fits = {
     name: ph.infer(rubin.model, ph.SVI(guide=name, **size), seed=3)
     for name in ("normal", "multivariate_normal", "structured")
@@ -347,11 +354,13 @@ exact = rubin.reference.log_evidence
 assert all(post.elbo.value < exact + 4 * post.elbo.se for post in fits.values())  # a bound is a bound
 assert SMOKE or fits["flow"].elbo.value > fits["normal"].elbo.value + 0.1
 assert SMOKE or fits["flow"].gap.value < 0.15
-if not SMOKE:
-    agree(fits["flow"].log_evidence.value, exact, fits["flow"].log_evidence.se)
+assert SMOKE or abs(fits["flow"].log_evidence.value - exact) < 0.05
 print(fits["flow"].decomposition)
 
 # %% [markdown]
+# The estimates of $\log p(x)$ tend to lie *below* it, by more than their errors: a guide that lacks the far tail of
+# $\tau$ rarely meets the largest weights, and a sample without them underrates both the mean and the error.
+#
 # What mean field does to $\tau$, how much schools differ: its normal on $\log\tau$ cannot lean. Weights repair what a
 # guide covers, and k-hat says when it does not.
 
@@ -371,7 +380,7 @@ for axes, weighted in zip(panels, (False, True), strict=True):
         axes.hist(height, 40, range=(-4, 4), density=True, weights=weights, histtype="step", color=colour, label=label)
     axes.plot(log_tau, curve, color="black", lw=1.2, label="exact")
     axes.set(xlabel=r"$\log\tau$", title="with their weights" if weighted else "the guides as they are")
-panels[0].set_ylabel("density")
+panels[0].set(ylabel="density", ylim=(0, 0.75))
 panels[0].legend(fontsize=8, loc="upper left")
 keep(figure, "eight_schools")
 
@@ -424,7 +433,7 @@ axes.plot(whole.history["elbo"], color=BLUE, lw=1, label="all 569 rows")
 axes.axhline(whole.log_evidence.value, color="black", lw=0.8, ls="--", label="log p(x)")
 axes.set(xlabel="step", ylabel="ELBO, nats", title="The same hill, seen through a tenth of the data", xscale="log")
 axes.set_ylim(whole.log_evidence.value - 120, whole.log_evidence.value + 80)
-axes.legend(fontsize=8, loc="lower right")
+axes.legend(fontsize=8, loc="upper left")
 keep(figure, "minibatches")
 
 # %% [markdown]
