@@ -273,3 +273,18 @@ def test_a_users_modules_stay_as_they_were() -> None:
         found.weights("decodr")
     made = found.generate(7, seed=0)
     assert (made["z"].shape, made["x"].shape) == ((7, 2), (7, 4))
+
+
+def test_grey_pixels_are_warned_of_and_a_plate_of_a_minibatch_is_refused() -> None:
+    def program(num_images: int) -> None:
+        with pyro.plate("image", num_images):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Bernoulli(logits=z.unsqueeze(-1).expand(-1, 3)).to_event(1))
+
+    grey = ph.Model(program, 4).observe(x=torch.full((4, 3), 0.4))
+    (found,) = grey.check()
+    assert found.severity == "warning"
+    with pytest.warns(ph.ShapeWarning, match=r"site 'x': found grey values .*; write: x=\(x > 0.5\)"):
+        ph.train(grey, svi(num_steps=2, guide=ph.Amortized()), seed=0, progress=False)
+    with pytest.raises(ph.ModelError, match=r'write: pyro.plate\("image", 40\); ph.SVI\(batch_size=4\) takes'):
+        ph.Model(program, 4).observe(x=torch.zeros(40, 3))

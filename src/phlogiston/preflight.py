@@ -66,6 +66,7 @@ def _problems_of_observation(site: Site, value: torch.Tensor, by_name: bool) -> 
         batched = shape[len(shape) - len(site.drawn_shape) :] == site.drawn_shape and len(shape) > len(site.drawn_shape)
         size = shape[0] if shape else 1
         fix = f'with pyro.plate("{site.name}_plate", {size}): pyro.sample("{site.name}", ...)' if batched else ""
+        fix = fix or _of_a_minibatch(site, shape)
         problems.append(
             Problem(
                 where,
@@ -75,6 +76,8 @@ def _problems_of_observation(site: Site, value: torch.Tensor, by_name: bool) -> 
                 "error" if by_name or not batched else "warning",
             )
         )
+    elif not problems and not site.in_support and _is_grey(site, value):
+        problems.append(_grey(where))
     elif not problems and not site.in_support:
         problems.append(
             Problem(where, "an observed value outside the support", f"{site.distribution} in {site.support}")
@@ -111,6 +114,31 @@ def _undefined(site: Site) -> Problem:
         f"site {site.name!r}",
         f"a log probability that is NaN under {site.distribution}, with finite data and inputs",
         "parameters within the distribution's constraints (a scale above zero, probabilities that are not negative)",
+    )
+
+
+def _of_a_minibatch(site: Site, shape: tuple[int, ...]) -> str:
+    """The line to write where a plate has the size of a minibatch and the data are whole."""
+    for plate in site.plates:
+        axis = len(site.batch_shape) + plate.dim
+        others = [n for i, n in enumerate(shape) if i != axis]
+        drawn = [n for i, n in enumerate(site.drawn_shape) if i != axis]
+        if len(shape) == len(site.drawn_shape) and others == drawn and shape[axis] > plate.size:
+            return f'pyro.plate("{plate.name}", {shape[axis]}); ph.SVI(batch_size={plate.size}) takes the minibatches'
+    return ""
+
+
+def _is_grey(site: Site, value: torch.Tensor) -> bool:
+    return site.distribution == "Bernoulli" and bool(((value >= 0.0) & (value <= 1.0)).all())
+
+
+def _grey(where: str) -> Problem:
+    return Problem(
+        where,
+        "grey values between 0 and 1 under a Bernoulli, of which they are no outcomes",
+        "0 or 1: a bound on grey values cannot be compared with one on black and white",
+        "x=(x > 0.5).float(), or dist.ContinuousBernoulli in the program",
+        "warning",
     )
 
 
