@@ -22,9 +22,11 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from sklearn.datasets import load_iris
 
 import phlogiston as ph
 from phlogiston.diagnostics import Report
+from phlogiston.fitted import Fitted
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
@@ -97,6 +99,11 @@ def mean_field(seed: int) -> Report:
     return given(correlated(rho), z=rng.standard_normal((2000, 2)) * np.sqrt(1.0 - rho**2))
 
 
+def mean_field_svi(seed: int) -> Report:
+    """The same by SVI, whose draws carry weights."""
+    return run(correlated(0.99), "svi", seed, guide="normal", engine="graph")
+
+
 def thin_proposal(seed: int) -> Report:
     """A normal of sd 0.3 for a target of sd 1: k-hat is 1 - 0.3^2 = 0.91."""
     model = ph.Model(lambda: pyro.sample("z", dist.Normal(0.0, 1.0)))
@@ -150,16 +157,69 @@ def stuck_chain(seed: int) -> Report:
     ).diagnose()
 
 
+def linear_vae(sigma: float) -> Fit:
+    """A VAE with a linear decoder and known noise, on iris: with sigma^2 above every variance of the data, the best
+    decoder is zero and the latents say nothing (Lucas et al. 2019)."""
+
+    def program(decoder: torch.nn.Linear, rows: int) -> None:
+        pyro.module("decoder", decoder)
+        with pyro.plate("flower", rows):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), sigma).to_event(1))
+
+    def fit(seed: int) -> Report:
+        x = torch.tensor(load_iris().data).float()
+        x = (x - x.mean(0)) / x.std(0, correction=0)
+        decoder = torch.nn.Linear(2, 4)
+        with torch.no_grad():
+            decoder.weight.copy_(torch.from_numpy(0.5 * np.random.default_rng(seed).standard_normal((4, 2))))
+            decoder.bias.zero_()
+        svi = ph.SVI(guide=ph.Amortized(hidden=()), num_steps=1500, optim=ph.Adam(learning_rate=0.02), engine="graph")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ph.PhlogistonWarning)
+            model = ph.Model(program, decoder, len(x)).observe(x=x)
+            return ph.train(model, svi, seed=seed, progress=False).diagnose()
+
+    return fit
+
+
+ANGLES = torch.arange(8, dtype=DTYPE) * (2.0 * np.pi / 8.0)
+CENTRES = torch.stack([ANGLES.cos(), ANGLES.sin()], dim=-1)
+
+
+def generator(modes: int) -> Fit:
+    """A generator of a ring of eight narrow normals that reaches the first few of them only."""
+
+    def program(count: int) -> None:
+        weights = pyro.param("weights", torch.full((8,), 0.125, dtype=DTYPE))
+        with pyro.plate("point", count):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.Normal(CENTRES[z], 0.01).to_event(1))
+
+    def fit(seed: int) -> Report:
+        data = ph.Model(program, 500).simulate(1, seed=seed)["x"][0]
+        weights = torch.zeros(8, dtype=DTYPE)
+        weights[:modes] = 1.0 / modes
+        model = ph.Model(program, 500).observe(x=data).with_parameters({"weights": weights})
+        return Fitted(model=model, method="adversarial", converged=True, stop_reason="done", seed=seed + 1).diagnose()
+
+    return fit
+
+
 BAD: dict[str, Fit] = {
     "centred funnel, NUTS": centred_funnel,
     "two separated modes, 4 chains": separated_modes,
     "mean field, correlation 0.99": mean_field,
+    "mean field by SVI, correlation 0.99": mean_field_svi,
     "importance, thin proposal": thin_proposal,
     "variance x 0.5": wrong_variance(0.5),
     "variance x 2": wrong_variance(2.0),
     "dropped Jacobian": of_density(-1.0),
     "wrong weight of a mode": mode_weight(0.5),
     "stuck chain": stuck_chain,
+    "collapsed VAE": linear_vae(3.0),
+    "collapsed generator, 1 mode of 8": generator(1),
+    "generator without 3 modes of 8": generator(5),
 }
 HEALTHY: dict[str, Fit] = {
     "normal-normal, NUTS": lambda seed: run(normal_normal.model, "nuts", seed),
@@ -174,9 +234,14 @@ HEALTHY: dict[str, Fit] = {
     "beta-binomial, importance": lambda seed: run(beta_binomial.model, "importance", seed),
     "eight schools, importance": lambda seed: run(eight_schools.model, "importance", seed, num_particles=5000),
     "beta-binomial, rejection": lambda seed: run(beta_binomial.model, "rejection", seed),
+    "correlated normal, full-rank SVI": lambda seed: run(
+        correlated(0.9), "svi", seed, guide="multivariate_normal", engine="graph"
+    ),
     "two modes, right weights": mode_weight(0.7),
     "correlated normal, right": wrong_variance(1.0),
     "scale, right density": of_density(0.0),
+    "VAE that uses its latents": linear_vae(0.5),
+    "generator of all modes": generator(8),
 }
 
 

@@ -23,7 +23,7 @@ LAYERS = [
     ["model"],
     ["guides"],
     ["drawn"],
-    ["plots", "predictive", "groups", "tables", "trust"],
+    ["plots", "predictive", "groups", "tables", "trust", "trust_training"],
     ["storage", "checking"],
     ["report"],
     ["posterior"],

@@ -18,7 +18,7 @@ from phlogiston.guides.amortized import AmortizedGuide
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 from phlogiston.report import write_fitted
-from phlogiston.trust import judge_training
+from phlogiston.trust_training import judge_training
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -17,12 +16,10 @@ from phlogiston.diagnostics import (
     Report,
     acceptance,
     check_conflict,
-    check_coverage,
     check_draws,
     check_ending,
     check_gap,
     check_modes,
-    check_usage,
     checks_of_chains,
     checks_of_weights,
     failed,
@@ -34,7 +31,7 @@ from phlogiston.diagnostics import (
 from phlogiston.drawn import Drawn
 from phlogiston.engine import Target
 from phlogiston.engine.isolate import generator, spawn
-from phlogiston.errors import ModelError, PhlogistonWarning, UnsupportedModel
+from phlogiston.errors import ModelError
 from phlogiston.estimate import Estimate
 from phlogiston.model import Model
 
@@ -64,6 +61,10 @@ class Judged(Drawn, Protocol):
         """Smoothed and normalised."""
 
     @property
+    def log_evidence(self) -> Estimate | None:
+        """With its error."""
+
+    @property
     def converged(self) -> bool | None:
         """Whether an optimisation met its rule for stopping; None where there was none."""
 
@@ -86,82 +87,12 @@ def judge(posterior: Judged, *, thorough: bool) -> Report:
         count = int(posterior.figures.get("num_particles", draws))
         checks += checks_of_weights(posterior.figures["pareto_k"], posterior.figures["ess"], count)
     checks += _of_guides(posterior)
+    if posterior.log_evidence is not None and posterior.log_evidence.kind == "exact":
+        checks.append(Check("enumeration", "every state was counted; only the draws have a Monte Carlo error"))
     if thorough:
+        checks += _one_point(posterior)
         checks += _against_the_model(posterior)
     return Report(tuple(checks))
-
-
-class Trained(Protocol):
-    """A training that is judged (a ``Fitted``)."""
-
-    @property
-    def model(self) -> Model:
-        """With its learned parameters."""
-
-    @property
-    def guide(self) -> Any:
-        """An amortised guide, or None."""
-
-    @property
-    def converged(self) -> bool:
-        """Whether the trainer's rule for stopping was met."""
-
-    @property
-    def stop_reason(self) -> str:
-        """Why training ended."""
-
-    @property
-    def history(self) -> Mapping[str, Array]:
-        """Curves."""
-
-    @property
-    def seed(self) -> int | None:
-        """Of the run."""
-
-    def simulate(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, torch.Tensor]:
-        """Draw every site."""
-
-    def usage(self, *, seed: int | None = 0) -> Any:
-        """What the latents carry."""
-
-
-def judge_training(fitted: Trained) -> Report:
-    """Whether training ended well, the latents are used, and the samples reach all of the data."""
-    checks = [check_ending(fitted.converged, fitted.stop_reason), _finite(fitted)]
-    if checks[-1].state == "do not use":  # the program cannot even run
-        return Report(tuple(checks))
-    if fitted.guide is not None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", PhlogistonWarning)  # the finding says it
-                usage = fitted.usage()
-            checks.append(check_usage(np.asarray(usage.active), np.asarray(usage.kl)))
-        except UnsupportedModel as error:
-            checks.append(skipped("use of the latents", str(error).partition(";")[0]))
-        return Report(tuple(checks))
-    observed = {n: v for n, v in fitted.model.structure.observations.items() if v.ndim and v.numel()}
-    drawn = fitted.simulate(1, seed=fitted.seed) if observed else {}
-    rng = generator(spawn(fitted.seed or 0, 9)[8])
-    for name, data in observed.items():
-        if name in drawn and drawn[name][0].shape == data.shape:
-            checks.append(check_coverage(data.double().numpy(), drawn[name][0].double().numpy(), rng))
-    return Report(tuple(checks))
-
-
-def _finite(fitted: Trained) -> Check:
-    """Whether a curve or a parameter has left the finite numbers."""
-    name = "finite training"
-    curves = [curve for curve, values in fitted.history.items() if not np.isfinite(values).all()]
-    params = [param for param, value in fitted.model.parameters.items() if not bool(torch.isfinite(value).all())]
-    if not curves and not params:
-        return Check(name, "every curve and parameter")
-    finding = Finding(
-        f"{'parameter' if params else 'curve'} {(params or curves)[0]!r} is not finite",
-        "lower the learning rate, clip gradients, or look at model.check()",
-        meaning="Training met a loss or gradient that is not a number.",
-        severity="do not use" if params else "caution",
-    )
-    return failed(name, finding)
 
 
 def _of_guides(posterior: Judged) -> list[Check]:
@@ -173,6 +104,22 @@ def _of_guides(posterior: Judged) -> list[Check]:
         rich = posterior.settings.get("guide", "normal") not in ("normal", "structured")
         checks.append(check_gap(posterior.gap, rich=rich))
     return checks
+
+
+def _one_point(posterior: Judged) -> list[Check]:
+    """Whether there is a spread at all: a posterior mode has none."""
+    latents = posterior.draws if posterior.model is None else {s.name for s in posterior.model.structure.of("latent")}
+    found = [value.flatten(0, 1) for name, value in posterior.draws.items() if name in latents and value.numel()]
+    if not found or any(bool((value != value[:1]).any()) for value in found):
+        return []
+    finding = Finding(
+        "all draws are one point",
+        "take a method that draws from the posterior, such as 'nuts', or 'laplace' around the point",
+        number=1.0,
+        threshold=2.0,
+        meaning="A point says nothing of how sure it is: no interval, no probability, no prediction from it is honest.",
+    )
+    return [failed("spread", finding)]
 
 
 def _of_chains(posterior: Judged) -> list[Check]:

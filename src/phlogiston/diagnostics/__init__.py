@@ -1,7 +1,7 @@
 """Whether to believe the draws: weights, moments with their errors, convergence."""
 
 from phlogiston.diagnostics.between import modes_between_chains, stuck
-from phlogiston.diagnostics.bound import check_ending, check_gap
+from phlogiston.diagnostics.bound import check_ending, check_gap, check_rest
 from phlogiston.diagnostics.conflict import check_conflict
 from phlogiston.diagnostics.coverage import check_coverage, check_usage
 from phlogiston.diagnostics.findings import acceptance, checks_of_chains, checks_of_weights
@@ -31,6 +31,7 @@ __all__ = [
     "check_ending",
     "check_gap",
     "check_modes",
+    "check_rest",
     "check_usage",
     "checks_of_chains",
     "checks_of_weights",

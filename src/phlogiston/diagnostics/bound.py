@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from phlogiston.diagnostics.verdict import Check, Finding, failed
+import numpy as np
+from numpy.typing import NDArray
+
+from phlogiston.diagnostics.verdict import Check, Finding, failed, skipped
 from phlogiston.estimate import Estimate
 
+Array = NDArray[np.float64]
+
 GAP_LIMIT = 0.5
+STILL_RISING = 0.02
 _SURE = 2.0
 
 
@@ -47,3 +53,29 @@ def check_ending(converged: bool, reason: str) -> Check:
         meaning="The approximation is whatever the last step left, not the best of its family.",
     )
     return failed("optimisation", finding)
+
+
+def check_rest(curve: Array, reason: str) -> Check:
+    """Whether a training that ran its course was still getting better at its end.
+
+    Args:
+        curve: of what is maximised, by step.
+        reason: why training ended.
+    """
+    name, tenth = "training at rest", curve.size // 10
+    if tenth < 10 or not np.isfinite(curve[-2 * tenth :]).all():
+        return skipped(name, f"{curve.size} records are too few")
+    before, after = curve[-2 * tenth : -tenth], curve[-tenth:]
+    rise = float(after.mean() - before.mean())
+    error = float(np.sqrt((before.var() + after.var()) / tenth))
+    share = rise / max(abs(float(after.mean())), 1e-12)
+    if share <= STILL_RISING or rise <= _SURE * error:
+        return Check(name, f"{share:+.1%} in the last tenth of the steps, limit {STILL_RISING:.0%}; {reason}")
+    finding = Finding(
+        f"the bound was still rising by {share:.1%} in the last tenth of the steps (limit {STILL_RISING:.0%})",
+        "raise num_steps",
+        number=share,
+        threshold=STILL_RISING,
+        meaning="Training ended before it was done: the program has not learned what it could.",
+    )
+    return failed(name, finding)
