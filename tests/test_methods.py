@@ -29,7 +29,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "gibbs": [{"num_samples": 400, "num_warmup": 100, "num_chains": 16}],
     "laplace": [{"num_samples": 4000}],
     "pathfinder": [{"num_samples": 4000}],
-    "svi": [{"guide": "multivariate_normal", "engine": "graph", "num_steps": 1500, "window": 100, "num_samples": 4000}],
+    "svi": [{"guide": "multivariate_normal", "engine": "graph", "num_steps": 800, "window": 40, "num_samples": 2000}],
     "smc": [{"engine": "graph"}],
     "ais": [{"num_particles": 1000, "num_temperatures": 40, "engine": "graph"}],
 }

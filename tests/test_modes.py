@@ -116,6 +116,7 @@ def test_pathfinder_can_resample_and_starts_chains(load_model: Any) -> None:
     assert abs(found.mean - 2.4) < 4 * found.mean_se
 
 
+@pytest.mark.slow
 def test_a_flow_follows_the_funnel_where_normals_cannot(load_model: Any) -> None:
     model = load_model("funnel").centred_model.with_inputs(2)
     settings: dict[str, Any] = {"engine": "graph", "num_steps": 500, "window": 100}

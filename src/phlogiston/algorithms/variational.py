@@ -336,8 +336,11 @@ def _with_weights(learned: Learned, model: Model) -> Any:
     places = {id(value): place for place, value in learned.guide.named_parameters()}
     with torch.no_grad():
         for name, value in own.items():
+            path = f"{name.partition('.')[2]}_unconstrained"  # where a PyroModule keeps a parameter of its own
             if name in learned.learning.modules:
                 guide.get_parameter(places[id(learned.learning.modules[name])]).copy_(value)
+            elif path in places.values():
+                guide.get_parameter(path).copy_(learned.unconstrained[name])
     return guide
 
 

@@ -73,8 +73,22 @@ def trace_single(function: Function, example: Values) -> Graph:
         module = _traced(torch.func.functionalize(module, remove="mutations"), tensors)
     _fold(module, _constants(module))
     values = _evaluate(module, tensors)
+    _with_derivatives(module)
     sizes = [value.numel() for value in values.values() if isinstance(value, torch.Tensor)]
     return Graph(module, tuple(noises), names, tuple(keys), max(sizes, default=1), sum(sizes))
+
+
+def _with_derivatives(module: fx.GraphModule) -> None:
+    """``aten.copy``, which is what an in-place copy becomes, has no derivative: broadcast the source instead."""
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and node.target is torch.ops.aten.copy.default:
+            with module.graph.inserting_before(node):
+                shape = list(node.meta["phlogiston_shape"])
+                node.replace_all_uses_with(
+                    module.graph.call_function(torch.ops.aten.expand.default, (node.args[1], shape))
+                )
+            module.graph.erase_node(node)
+    module.recompile()
 
 
 def batch(graph: Graph, rows: int, example: Values) -> fx.GraphModule:

@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.ops.contract import contract_tensor_tree
@@ -97,6 +98,9 @@ class Learning:
         self._bound, self._structure, self._plate, self._dtype = bound, structure, plate, dtype
         self._analytic, self.dtype = analytic, dtype
         self._guide = None if guide is None else guide_of(bound, guide)
+        if self._guide is not None and isinstance(guide, torch.nn.Module):
+            with isolated(seed=0, dtype=dtype):  # autoguides look at their program when they are first called
+                self._guide.program(*self._guide.args, **self._guide.kwargs)
         with isolated(seed=0, dtype=dtype), torch.no_grad():
             program = self._nodes(bound)
             guided = {} if self._guide is None else self._nodes(self._guide)
@@ -295,13 +299,15 @@ def _is_of_module(msg: Mapping[str, Any]) -> bool:
 
 
 def _constraint(msg: Mapping[str, Any]) -> Any:
+    """A parameter's constraint, which a ``PyroModule`` notes in the parameter store only."""
     given = msg["kwargs"].get("constraint")
-    return constraints.real if given is None else given
+    noted = pyro.get_param_store()._constraints.get(msg["name"], constraints.real)
+    return noted if given is None or given is constraints.real else given
 
 
 def _closed_form(guided: Mapping[str, Any], msg: Mapping[str, Any]) -> torch.Tensor | None:
     plain = msg["mask"] is None and guided["mask"] is None and handlers.missing_of(dict(msg)) is None
-    if not plain:
+    if not plain or handlers.is_point_mass(dict(guided)):  # a point computed from an auxiliary draw, with its Jacobian
         return None
     try:
         kl = kl_divergence(guided["fn"], msg["fn"])
