@@ -1,5 +1,7 @@
 """The only file that knows ArviZ: 0.22 to 0.23 (``InferenceData``) and 1.x (``DataTree``) behind one face.
 
+Statistics come from its part ``arviz-stats``, which serves both.
+
 Everything goes in and comes out as NumPy arrays and xarray Datasets.
 """
 
@@ -50,17 +52,17 @@ def container(groups: Mapping[str, xr.Dataset]) -> Any:
 
 def _statistic(function: str, values: Array, **options: Any) -> Array:
     """A chain statistic of an array ``[chain, draw, ...]``, for each of its components."""
-    values = np.asarray(values, dtype=float)
-    dims = ("chain", "draw", *(f"d{i}" for i in range(values.ndim - 2)))
+    from arviz_stats.base import array_stats  # ArviZ's statistics alone, without the second that its plots take to load
+
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # constant components give NaN, which is the answer
-        result = getattr(_arviz(), function)(xr.Dataset({"x": (dims, values)}), **options)
-    return np.asarray(result["x"].values, dtype=float)
+        result = getattr(array_stats, function)(np.asarray(values, dtype=float), chain_axis=0, draw_axis=1, **options)
+    return np.asarray(result, dtype=float)
 
 
 def ess(values: Array, method: str = "bulk") -> Array:
     """Effective sample size; ``method`` is "bulk", "tail" or "mean" (Vehtari et al., 2021)."""
-    return _statistic("ess", values, method=method)
+    return _statistic("ess", values, method=method, prob=(0.05, 0.95) if method == "tail" else None)
 
 
 def rhat(values: Array) -> Array:
