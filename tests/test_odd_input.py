@@ -264,3 +264,51 @@ def test_a_posterior_answers_misspelt_sites_with_the_nearest() -> None:
         posterior.predict(1, 2, 3)
     assert list(posterior.summary("mu").index) == ["mu"]
     assert list(posterior.predict(sites="theta")) == ["theta"]
+
+
+WEIGHTS = torch.tensor([0.3, 0.7])
+
+
+def test_a_mixture_is_a_latent_where_its_components_share_a_support() -> None:
+    def program() -> None:
+        x = pyro.sample("x", dist.MixtureSameFamily(dist.Categorical(WEIGHTS), dist.Gamma(COUNTS, torch.tensor(2.0))))
+        pyro.sample("y", dist.Poisson(x))
+
+    # A gamma prior's mixture is a mixture a posteriori: Gamma(a + 4, 3), reweighted by the negative binomial of y = 4.
+    log_weights = WEIGHTS.log() + dist.GammaPoisson(COUNTS, torch.tensor(2.0)).log_prob(torch.tensor(4.0))
+    mean = float((log_weights.softmax(0) * (COUNTS + 4.0) / 3.0).sum())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ph.PhlogistonWarning)
+        posterior = ph.infer(ph.Model(program).observe(y=4.0), "nuts", num_samples=500, seed=0)
+    moments = posterior.moments("x")
+    assert abs(moments.mean - mean) < 4.0 * moments.mean_se
+
+
+COUNTS = torch.tensor([2.0, 9.0])
+
+
+def test_a_mixture_whose_components_have_bounds_of_their_own_is_refused_by_name() -> None:
+    def program() -> None:
+        ends = torch.tensor([1.0, 2.0])
+        x = pyro.sample("x", dist.MixtureSameFamily(dist.Categorical(WEIGHTS), dist.Uniform(torch.zeros(2), ends)))
+        pyro.sample("y", dist.Normal(x, 1.0))
+
+    with pytest.raises(ph.UnsupportedModel, match="site 'x': found the support Mixture.*the same for all components"):
+        ph.infer(ph.Model(program).observe(y=0.3), "nuts", seed=0)
+
+
+def test_one_hot_latents_that_depend_on_each_other_are_summed_out_and_drawn_back() -> None:
+    table = torch.tensor([[0.2, 0.8], [0.5, 0.5]])
+
+    def program() -> None:
+        z = pyro.sample("z", dist.Categorical(WEIGHTS))
+        w = pyro.sample("w", dist.OneHotCategorical(table[z]))
+        pyro.sample("y", dist.Normal(w[..., 1], 0.5))
+
+    likelihood = dist.Normal(torch.tensor([0.0, 1.0]), 0.5).log_prob(torch.tensor(0.3)).exp()
+    joint = WEIGHTS[:, None] * table * likelihood
+    posterior = ph.infer(ph.Model(program).observe(y=0.3), "exact", num_samples=2000, seed=0)
+    assert posterior.log_evidence is not None
+    assert abs(posterior.log_evidence.value - float(joint.sum().log())) < 1e-6
+    moments = posterior.moments("w")
+    assert np.all(np.abs(moments.mean - (joint.sum(0) / joint.sum()).numpy()) < 4.0 * moments.mean_se)

@@ -185,6 +185,18 @@ def draw(bound: Bound, structure: Structure, *messengers: Any) -> Values:
     """One joint posterior draw of all discrete latents: forward filtering, backward sampling over the same sums."""
     trace = enumerated(bound, structure, *messengers)
     pack(trace)
+    vectors = {site.name: _numbered(trace.nodes[site.name]) for site in structure.discrete if site.event_dim}
     # Pyro replays the program under a handler that holds the values drawn; the handler's trace is all that is wanted.
     drawn = _sample_posterior_from_trace(lambda: getattr(runtime._PYRO_STACK[-1], "trace"), trace, 1, False)  # noqa: B009
-    return {site.name: drawn.nodes[site.name]["value"].reshape(site.shape) for site in structure.discrete}
+    values = {site.name: drawn.nodes[site.name]["value"] for site in structure.discrete}
+    values |= {name: states[values[name]] for name, states in vectors.items()}
+    return {site.name: values[site.name].reshape(site.shape) for site in structure.discrete}
+
+
+def _numbered(msg: Any) -> torch.Tensor:
+    """Put the numbers of a site's states in place of the states; the states, which are vectors: Pyro draws scalars."""
+    fn, dim = msg["fn"], msg["infer"]["_enumerate_dim"]
+    states: torch.Tensor = fn.enumerate_support(expand=False)
+    states = states.reshape(len(states), *fn.event_shape)
+    msg["value"] = torch.arange(len(states)).reshape(-1, *[1] * (-dim - 1))
+    return states

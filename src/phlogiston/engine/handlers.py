@@ -11,6 +11,9 @@ import torch
 from pyro.distributions import Delta, Unit
 from pyro.poutine.messenger import Messenger
 from torch.distributions import biject_to, constraints
+from torch.distributions.constraints import MixtureSameFamilyConstraint
+
+from phlogiston.errors import UnsupportedModel, problem
 
 Message = dict[str, Any]
 _MISSING = "_phlogiston_missing"
@@ -74,6 +77,29 @@ def missing_of(msg: Message) -> Missing | None:
     """The site's missing entries, if it is observed in part."""
     found: Missing | None = msg["infer"].get(_MISSING)
     return found
+
+
+def bijection_to(support: Any, name: str) -> Any:
+    """The map from the real line onto a support; a mixture's is that of its components, where they share one.
+
+    Raises:
+        UnsupportedModel: there is none.
+    """
+    shared = support_of_components(support)
+    try:
+        return biject_to(shared)
+    except NotImplementedError as error:
+        expected = "one that the real line maps onto (for a mixture: the same for all components)"
+        raise UnsupportedModel(problem(f"site {name!r}", found=f"the support {support}", expected=expected)) from error
+
+
+def support_of_components(support: Any) -> Any:
+    """What all components of a mixture have for a support; any other support as it is."""
+    if not isinstance(support, MixtureSameFamilyConstraint):
+        return support
+    base = support.base_constraint
+    bounds = [value for value in vars(elementwise(base)).values() if isinstance(value, torch.Tensor)]
+    return support if any(bound.ndim for bound in bounds) else base
 
 
 def elementwise(support: Any) -> Any:
@@ -193,10 +219,10 @@ def constrained(msg: Message, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     """A site's value from its unconstrained one, and log |d value / d u| of each element that has one."""
     missing = missing_of(msg)
     if missing is None:
-        bijection = biject_to(msg["fn"].support)
+        bijection = bijection_to(msg["fn"].support, msg["name"])
         value = bijection(u)
         return value, bijection.log_abs_det_jacobian(u, value)
-    bijection, spread = biject_to(elementwise(msg["fn"].support)), missing.spread(u)
+    bijection, spread = _elementwise_bijection(msg), missing.spread(u)
     value = bijection(spread)
     return missing.filled(value), missing.picked(bijection.log_abs_det_jacobian(spread, value))
 
@@ -205,8 +231,12 @@ def unconstrained(msg: Message, value: torch.Tensor) -> torch.Tensor:
     """The inverse of ``constrained``."""
     missing = missing_of(msg)
     if missing is None:
-        return torch.as_tensor(biject_to(msg["fn"].support).inv(value))
-    return missing.picked(biject_to(elementwise(msg["fn"].support)).inv(value))
+        return torch.as_tensor(bijection_to(msg["fn"].support, msg["name"]).inv(value))
+    return missing.picked(_elementwise_bijection(msg).inv(value))
+
+
+def _elementwise_bijection(msg: Message) -> Any:
+    return bijection_to(elementwise(support_of_components(msg["fn"].support)), msg["name"])
 
 
 class Fallback(Messenger):
@@ -215,7 +245,7 @@ class Fallback(Messenger):
     def _pyro_sample(self, msg: Message) -> None:
         if msg["value"] is not None or not is_improper(msg["fn"]):
             return
-        bijection = biject_to(msg["fn"].support)
+        bijection = bijection_to(msg["fn"].support, msg["name"])
         shape = bijection.inverse_shape(torch.Size(msg["fn"].batch_shape + msg["fn"].event_shape))
         msg["value"] = bijection(torch.zeros(shape))
 

@@ -17,7 +17,7 @@ from torch.distributions import biject_to
 from phlogiston.engine import handlers
 from phlogiston.engine.adapt import Adapt
 from phlogiston.engine.isolate import isolated
-from phlogiston.errors import ProgramError
+from phlogiston.errors import ProgramError, UnsupportedModel
 
 Role = Literal["latent", "observed", "deterministic", "parameter", "factor"]
 
@@ -173,6 +173,8 @@ def run(bound: Bound, *messengers: Any, parameters: Mapping[str, torch.Tensor] |
         args, kwargs = cast_inputs(bound.args), cast_inputs(bound.kwargs)
         try:
             bound.program(*args, **kwargs)
+        except UnsupportedModel:  # a handler's word about a site, not the program's
+            raise
         except Exception as error:
             raise _program_error(bound.program, error) from error
     return tracer.trace
@@ -281,12 +283,12 @@ def _site(msg: dict[str, Any]) -> Site:
         for frame in msg["cond_indep_stack"]
         if frame.vectorized and frame.dim is not None
     )
-    support, missing = getattr(fn, "support", None), handlers.missing_of(msg)
+    support, missing = handlers.support_of_components(getattr(fn, "support", None)), handlers.missing_of(msg)
     discrete = bool(getattr(support, "is_discrete", False))
     states = _count_states(fn) if role == "latent" else None
     unconstrained = None
     if role == "latent" and not discrete and not handlers.is_point_mass(msg):
-        unconstrained = tuple(biject_to(support).inverse_shape(value.shape)) if missing is None else (missing.count,)
+        unconstrained = _unconstrained_shape(support, value.shape) if missing is None else (missing.count,)
     if handlers.is_point_mass(msg) and role == "latent":
         role = "deterministic"
     log_prob, error = _scored(msg, role)
@@ -313,6 +315,14 @@ def _site(msg: dict[str, Any]) -> Site:
         score_error=error,
         missing=missing,
     )
+
+
+def _unconstrained_shape(support: Any, shape: torch.Size) -> tuple[int, ...]:
+    """The shape on the real line; of a support without a map from it, the site's own: it may yet be observed."""
+    try:
+        return tuple(biject_to(support).inverse_shape(shape))
+    except NotImplementedError:
+        return tuple(shape)
 
 
 def _spans(plates: tuple[Plate, ...], shape: tuple[int, ...]) -> bool:
