@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -293,7 +294,7 @@ def test_a_mixture_whose_components_have_bounds_of_their_own_is_refused_by_name(
         x = pyro.sample("x", dist.MixtureSameFamily(dist.Categorical(WEIGHTS), dist.Uniform(torch.zeros(2), ends)))
         pyro.sample("y", dist.Normal(x, 1.0))
 
-    with pytest.raises(ph.UnsupportedModel, match="site 'x': found the support Mixture.*the same for all components"):
+    with pytest.raises(ph.UnsupportedModel, match=r"site 'x': found the support Mixture.*the same for all components"):
         ph.infer(ph.Model(program).observe(y=0.3), "nuts", seed=0)
 
 

@@ -17,7 +17,7 @@ import pyro.distributions as dist
 import torch
 
 import phlogiston as ph
-import phlogiston.algorithms.nuts  # names are loaded when first used: loading counts as importing here, as for the others
+import phlogiston.algorithms.nuts  # loaded when first used; here loading counts as importing, as for the others
 import phlogiston.inference
 from mcmc_peers.run import Run, Sampler
 from mcmc_peers.targets import TARGETS, Data

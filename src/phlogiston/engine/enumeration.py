@@ -101,6 +101,7 @@ def pack(trace: poutine.Trace) -> None:
     """Rename dimensions to symbols; scales and masks count as part of the probabilities."""
     for msg in trace.nodes.values():
         if "log_prob" in msg:
+            msg["log_prob"] = msg["log_prob"].to(torch.get_default_dtype())  # a program's own tensors may be coarser
             msg["unscaled_log_prob"] = msg["log_prob"]
     trace.pack_tensors()
 
