@@ -52,7 +52,7 @@ def container(groups: Mapping[str, xr.Dataset]) -> Any:
 
 def _statistic(function: str, values: Array, **options: Any) -> Array:
     """A chain statistic of an array ``[chain, draw, ...]``, for each of its components."""
-    from arviz_stats.base.array import array_stats  # ArviZ's statistics alone, without the second that its plots take to load
+    from arviz_stats.base.array import array_stats  # alone, without the second that ArviZ's plots take to load
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # constant components give NaN, which is the answer
