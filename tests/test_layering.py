@@ -33,6 +33,7 @@ LAYERS = [
     ["algorithms"],
     ["training"],
     ["inference"],
+    ["comparison"],
     ["cli"],
     ["__main__"],
     ["__init__"],

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from phlogiston.algorithms.rejection import Rejection
     from phlogiston.algorithms.smc import SMC
     from phlogiston.algorithms.svi import SVI
+    from phlogiston.comparison import Agreement, Comparison, agree, compare, evidence
     from phlogiston.decomposition import Decomposition
     from phlogiston.diagnostics import Finding, Loo, Report
     from phlogiston.engine import Site, Target
@@ -65,6 +66,7 @@ _HOMES = {
     "algorithms.rejection": ("Rejection",),
     "algorithms.smc": ("SMC",),
     "algorithms.svi": ("SVI",),
+    "comparison": ("Agreement", "Comparison", "agree", "compare", "evidence"),
     "decomposition": ("Decomposition",),
     "diagnostics": ("Finding", "Loo", "Report"),
     "engine": ("Site", "Target"),
@@ -107,8 +109,10 @@ __all__ = [
     "SMC",
     "SVI",
     "Adam",
+    "Agreement",
     "AmortisationWarning",
     "Amortized",
+    "Comparison",
     "ConvergenceWarning",
     "DataFileError",
     "Decomposition",
@@ -142,7 +146,10 @@ __all__ = [
     "UntraceableProgram",
     "WeightWarning",
     "WorkerDied",
+    "agree",
+    "compare",
     "divergence",
+    "evidence",
     "infer",
     "load",
     "methods",

@@ -93,3 +93,21 @@ def read_netcdf(path: Path) -> dict[str, xr.Dataset]:
         names = list(file.groups)
     with warnings.catch_warnings():  # reading registers a warning filter of xarray's own
         return {name: xr.load_dataset(path, group=name, engine="h5netcdf") for name in names}
+
+
+def stacking(log_likelihoods: Mapping[str, Array]) -> dict[str, float]:
+    """Weights of the mixture of models that predicts left-out observations best (Yao et al., 2018).
+
+    Args:
+        log_likelihoods: model -> pointwise log likelihood of draws that count the same, ``[chain, draw, observation]``.
+    """
+    az, found = _arviz(), {}
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # k-hat is judged and reported elsewhere
+        for name, values in log_likelihoods.items():
+            worth = float(np.min(ess(np.exp(values), "mean"))) if values.shape[0] > 1 else np.nan
+            share = min(worth / (values.shape[0] * values.shape[1]), 1.0) if np.isfinite(worth) else 1.0
+            group = dataset({"y": (("chain", "draw", "observation"), values)}, {}, {})
+            found[name] = az.loo(container({"log_likelihood": group}), pointwise=True, reff=share)
+        table = az.compare(found, method="stacking")
+    return {name: float(table.loc[name, "weight"]) for name in log_likelihoods}

@@ -2,6 +2,7 @@
 
 from phlogiston.diagnostics.between import modes_between_chains, stuck
 from phlogiston.diagnostics.bound import check_ending, check_gap, check_rest
+from phlogiston.diagnostics.bridge import Bridged, bridge
 from phlogiston.diagnostics.conflict import check_conflict
 from phlogiston.diagnostics.coverage import check_coverage, check_usage
 from phlogiston.diagnostics.findings import acceptance, checks_of_chains, checks_of_weights
@@ -19,12 +20,14 @@ from phlogiston.diagnostics.weights import (
 )
 
 __all__ = [
+    "Bridged",
     "Check",
     "Finding",
     "Loo",
     "Moments",
     "Report",
     "acceptance",
+    "bridge",
     "check_conflict",
     "check_coverage",
     "check_draws",

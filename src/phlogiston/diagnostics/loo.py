@@ -21,12 +21,14 @@ class Loo:
         se: its standard error over observations.
         khat: Pareto k-hat of each observation; above the limit its term is not to be trusted.
         limit: that limit.
+        pointwise: the term of each observation, which sum to ``elpd``.
     """
 
     elpd: float
     se: float
     khat: Array
     limit: float
+    pointwise: Array
 
     def __str__(self) -> str:
         bad = int((self.khat > self.limit).sum())
@@ -51,4 +53,4 @@ def loo(log_likelihood: Array, log_weights: Array | None = None) -> Loo:
         smoothed, khat[i] = pareto_smooth(base - draws[:, i])
         pointwise[i] = np.logaddexp.reduce(smoothed + draws[:, i])
     error = float(np.sqrt(pointwise.size * pointwise.var()))
-    return Loo(float(pointwise.sum()), error, khat, khat_threshold(draws.shape[0]))
+    return Loo(float(pointwise.sum()), error, khat, khat_threshold(draws.shape[0]), pointwise)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from phlogiston.diagnostics.bridge import bridge
 from phlogiston.diagnostics.moments import standard_error
 from phlogiston.diagnostics.verdict import Check, Finding, failed, skipped
 
@@ -22,7 +23,6 @@ _MOST_REGIONS = 4
 _MOST_DIMENSIONS = 100
 _FEWEST = 40  # draws of a region
 _LOOSEST = 0.15  # a log evidence with a larger standard error than this decides nothing
-_ROUNDS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +87,7 @@ def _two_parts(x: Array) -> tuple[float, int]:
     left = np.cumsum(x - x.mean())[:-1]
     between = np.square(left) * (1.0 / n + 1.0 / (count - n))
     between[: _FEWEST - 1], between[count - _FEWEST :] = 0.0, 0.0
+    between[np.diff(x) <= 0.0] = 0.0  # no cut goes between draws that are equal
     place = int(np.argmax(between))
     return (1.0 - between[place] / total if total > 0.0 else 1.0), place + 1
 
@@ -138,20 +139,12 @@ def _student(x: Array, centre: Array, root: Array, freedom: float) -> Array:
 
 def _bridge(ours: Array, theirs: Array, share: float, effective: float) -> tuple[float, float]:
     """Log evidence from log ratios p / q at draws of p and of q, and its standard error."""
-    log_z = float(np.median(ours))
-    for _ in range(_ROUNDS):
-        mix_ours = np.logaddexp(math.log(share) + ours - log_z, math.log1p(-share))
-        mix_theirs = np.logaddexp(math.log(share) + theirs - log_z, math.log1p(-share))
-        top = np.logaddexp.reduce(theirs - mix_theirs) - math.log(theirs.size)
-        bottom = np.logaddexp.reduce(-mix_ours) - math.log(ours.size)
-        before, log_z = log_z, float(top - bottom)
-        if not math.isfinite(log_z):
-            return -math.inf, math.inf
-        if abs(log_z - before) < 1e-9:
-            break
-    f1, f2 = np.exp(theirs - log_z - mix_theirs), np.exp(-mix_ours)
+    found = bridge(ours, theirs, share)
+    if not math.isfinite(found.log_ratio):
+        return -math.inf, math.inf
+    f1, f2 = found.theirs, found.ours
     error = f1.var() / (f1.mean() ** 2 * theirs.size) + f2.var() / (f2.mean() ** 2 * effective)
-    return log_z, math.sqrt(error)
+    return found.log_ratio, math.sqrt(error)
 
 
 def check_modes(

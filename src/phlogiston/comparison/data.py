@@ -1,0 +1,81 @@
+"""Whether posteriors can be put side by side at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from phlogiston.errors import problem
+from phlogiston.model import Model
+from phlogiston.posterior import Posterior
+
+
+def named(verb: str, posteriors: Mapping[str, Posterior] | Sequence[Posterior]) -> dict[str, Posterior]:
+    """The posteriors by name; those of a list are called by model or method, whichever tells them apart.
+
+    Raises:
+        TypeError: something is no posterior.
+        ValueError: there are fewer than two.
+    """
+    items: dict[str, Any]
+    if isinstance(posteriors, Mapping):
+        items = dict(posteriors)
+    else:
+        given = list(posteriors)
+        models = [post.model.name if isinstance(post, Posterior) and post.model else "" for post in given]
+        methods = [post.method if isinstance(post, Posterior) else "" for post in given]
+        labels = models if len(set(models)) == len(given) else methods
+        if len(set(labels)) < len(given):
+            labels = [f"{label} {i + 1}" for i, label in enumerate(labels)]
+        items = dict(zip(labels, given, strict=True))
+    for name, post in items.items():
+        if not isinstance(post, Posterior):
+            raise TypeError(problem(f"{verb}: {name!r}", found=type(post).__name__, expected="a posterior"))
+    if len(items) < 2:
+        raise ValueError(problem(verb, found=f"{len(items)} posteriors", expected="at least two"))
+    return items
+
+
+def model_of(verb: str, name: str, post: Posterior) -> Model:
+    """The model of a posterior.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if post.model is None:
+        found = f"posterior {name!r} without its model"
+        raise ValueError(problem(verb, found=found, expected="one", fix="ph.load(path, model=model)"))
+    return post.model
+
+
+def insist_on_the_same_data(verb: str, posteriors: Mapping[str, Posterior]) -> None:
+    """Refuse posteriors of different data, whose evidences and scores measure different things.
+
+    Raises:
+        ValueError: says which site differs, and how.
+    """
+    first, *others = posteriors
+    known = _data(verb, first, posteriors[first])
+    for other in others:
+        found = _data(verb, other, posteriors[other])
+        for site in sorted(set(known) | set(found)):
+            difference = _difference(site, known.get(site), found.get(site), first, other)
+            if difference:
+                fix = f"observe the same {site!r} in both models"
+                raise ValueError(problem(verb, found=difference, expected="posteriors of the same data", fix=fix))
+
+
+def _data(verb: str, name: str, post: Posterior) -> dict[str, torch.Tensor]:
+    structure = model_of(verb, name, post).structure
+    return {site.name: structure.observations[site.name] for site in structure.observable}
+
+
+def _difference(site: str, one: torch.Tensor | None, other: torch.Tensor | None, first: str, second: str) -> str:
+    if one is None or other is None:
+        return f"data {site!r} observed by {first if other is None else second!r} alone"
+    if one.shape != other.shape:
+        return f"data {site!r} of shape {tuple(one.shape)} in {first!r} and {tuple(other.shape)} in {second!r}"
+    unequal = int((~torch.isclose(one.double(), other.double(), rtol=1e-6, atol=0.0, equal_nan=True)).sum())
+    return f"data {site!r} that differ in {unequal} of {one.numel()} numbers ({first!r}, {second!r})" if unequal else ""
