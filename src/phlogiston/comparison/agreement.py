@@ -193,37 +193,39 @@ def agree(
         >>> found.agreed, found.outlier
         (True, '')
     """
-    seeds = spawn(seed, 4)
+    running, comparing = spawn(seed, 2)
     refused: dict[str, str] = {}
     if isinstance(given, (Mapping, Sequence)):
         if methods is not None:
             raise TypeError("agree: found methods beside posteriors; expected a model; write: ph.agree(model, methods)")
         posts = named("agree", given)
     else:
-        posts = _run(given, methods, as_int(seeds[0]), progress, refused)
+        posts = _run(given, methods, as_int(running), progress, refused)
     insist_on_the_same_data("agree", posts)
+    return _with_outlier(_compared(posts, refused, comparing))
+
+
+def _compared(posts: dict[str, Posterior], refused: dict[str, str], seed: np.random.SeedSequence) -> Agreement:
+    picking, testing, bridging = spawn(seed, 3)
     moments = _moments(posts)
     z, where, effect = _differences(posts, moments)
-    limit = _limit(len(z) * 2 * len(moments))
-    points = {name: _points(post, generator(seeds[1])) for name, post in posts.items()}
-    numbers = spawn(seeds[2], len(z))
-    tests = {pair: as_int(s) for pair, s in zip(z, numbers, strict=True)}
-    found = Agreement(
+    points = {name: _points(post, generator(picking)) for name, post in posts.items()}
+    tests = {pair: as_int(s) for pair, s in zip(z, spawn(testing, len(z)), strict=True)}
+    return Agreement(
         posteriors=posts,
         moments=moments,
         z=z,
         where=where,
         effect=effect,
-        limit=limit,
+        limit=_limit(len(z) * 2 * len(moments)),
         c2st={pair: c2st(points[pair[0]], points[pair[1]], seed=tests[pair]) for pair in z},
         mmd={pair: mmd(points[pair[0]], points[pair[1]], num_permutations=200, seed=tests[pair]) for pair in z},
-        log_evidence={name: _evidence(post, as_int(seeds[3])) for name, post in posts.items()},
+        log_evidence={name: _evidence(post, as_int(bridging)) for name, post in posts.items()},
         reports={name: post.diagnose() for name, post in posts.items()},
         refused=refused,
         outlier="",
         why="",
     )
-    return _with_outlier(found)
 
 
 def _run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from phlogiston.algorithms.needs import one_of
 from phlogiston.comparison.bridging import evidence
 from phlogiston.comparison.data import insist_on_the_same_data, model_of, named
 from phlogiston.diagnostics import Loo, loo, systematic_resample
-from phlogiston.engine.isolate import generator, spawn
+from phlogiston.engine.isolate import as_int, generator, spawn
 from phlogiston.errors import UnsupportedModel, problem
 from phlogiston.estimate import Estimate
 from phlogiston.posterior import Posterior
@@ -148,26 +148,28 @@ def compare(
     one_of(("both", "evidence", "loo"), by=by)
     posts, warnings = named("compare", posteriors), list[str]()
     insist_on_the_same_data("compare", posts)
-    seeds = spawn(seed, len(posts))
-    evidences: dict[str, Estimate | None] = {}
-    scores: dict[str, Loo | None] = {}
+    return _compared(posts, by, spawn(seed, len(posts)), warnings)
+
+
+def _compared(
+    posts: Mapping[str, Posterior], by: By, seeds: list[np.random.SeedSequence], warnings: list[str]
+) -> Comparison:
+    evidences: dict[str, Estimate | None] = dict.fromkeys(posts)
+    scores: dict[str, Loo | None] = dict.fromkeys(posts)
     rows: dict[str, Array] = {}
-    for i, (name, post) in enumerate(posts.items()):
-        evidences[name], scores[name] = None, None
+    for (name, post), seed in zip(posts.items(), seeds, strict=True):
         if by != "loo":
-            evidences[name] = _evidence(name, post, int(seeds[i].generate_state(1)[0]), by, warnings)
+            evidences[name] = _evidence(name, post, as_int(seed), by, warnings)
         if by != "evidence":
-            scores[name], rows[name] = _loo(name, post, by, warnings, seeds[i])
-    if all(found is None for found in evidences.values()) and all(found is None for found in scores.values()):
+            scores[name], rows[name] = _loo(name, post, by, warnings, seed)
+    if all(found is None for found in [*evidences.values(), *scores.values()]):
         found = "; ".join(warnings)
         raise ValueError(problem("compare", found=found, expected="evidence or leave-one-out of two models"))
     scored = {name: rows[name] for name, found in scores.items() if found is not None}
     weights = arviz_edge.stacking(scored) if len(scored) > 1 else {}
     names = sorted(posts, key=lambda n: (_value(evidences[n]), _elpd(scores[n])), reverse=True)
-    if all(found is None for found in evidences.values()):
-        names = sorted(posts, key=lambda n: _elpd(scores[n]), reverse=True)
     result = Comparison(tuple(names), evidences, scores, weights, ())
-    return Comparison(tuple(names), evidences, scores, weights, (*warnings, *_doubts(posts, result)))
+    return replace(result, warnings=(*warnings, *_doubts(posts, result)))
 
 
 def _value(found: Estimate | None) -> float:
