@@ -16,6 +16,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 import phlogiston as ph
 from phlogiston.cli import main
@@ -219,6 +220,27 @@ def test_a_trained_program_has_its_page(tmp_path: Path) -> None:
     assert text.count("<img") == 2  # a sheet of images and the curve
     assert "zeros of x" in text
     assert "ph.train(model, &#34;svi&#34;" in text
+
+
+def digits(decoder: torch.nn.Module, count: int) -> None:
+    pyro.module("decoder", decoder)
+    with pyro.plate("digit", count):
+        z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1))
+
+
+def test_the_page_of_a_vae_shows_samples_latents_and_reconstructions(tmp_path: Path) -> None:
+    pixels = torch.tensor(load_digits().images[:120]).float().reshape(-1, 64) > 8.0
+    model = ph.Model(digits, torch.nn.Linear(3, 64), 120).observe(x=pixels.float())
+    svi = ph.SVI(guide=ph.Amortized(hidden=()), num_steps=150, optim=ph.Adam(learning_rate=0.1), engine="graph")
+    fitted = ph.train(model, svi, seed=0, progress=False)
+    text = fitted.report(tmp_path / "vae.html").read_text()
+    parsed(text)
+    assert titles(text)[1:] == ["Samples", "Latents", "Training", "Model", "Reproducibility"]
+    assert text.count("<img") == 5  # two sheets, the latents' bars and plane, the curves
+    assert "3 of 3 coordinates move with the data" in text
+    assert "decoder$$$weight" in text
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", text)
 
 
 def test_the_parents_of_every_site_are_found(load_model: Any) -> None:
