@@ -53,9 +53,10 @@ class Batches:
     def at(self, step: int) -> torch.Tensor:
         """The rows of one step."""
         epoch, number = divmod(step, self.an_epoch)
-        return self._order(epoch)[number * self.batch : (number + 1) * self.batch]
+        return self.order(epoch)[number * self.batch : (number + 1) * self.batch]
 
-    def _order(self, epoch: int) -> torch.Tensor:
+    def order(self, epoch: int) -> torch.Tensor:
+        """All rows, in the order of one epoch."""
         (own,) = spawn(np.random.SeedSequence(self.seed.entropy, spawn_key=(*self.seed.spawn_key, epoch)), 1)
         return torch.from_numpy(generator(own).permutation(self.size))
 
@@ -300,6 +301,7 @@ def _inputs(
 ) -> Callable[[np.random.SeedSequence, int, int], Iterator[Tensors]]:
     """Every step has a seed of its own, so that a run can go on from any step."""
     dtype = made.learning.dtype
+    orders: dict[int, torch.Tensor] = {}  # of the epoch at hand
     particles = made.weighting.particles
 
     def of_step(step: int) -> Tensors:
@@ -309,7 +311,11 @@ def _inputs(
         found = [torch.tensor(min(1.0, (step + 1) / warmup) if warmup else 1.0, dtype=dtype)]
         rows = 0
         if batches is not None:
-            found.append(batches.at(step))
+            epoch, number = divmod(step, batches.an_epoch)
+            if epoch not in orders:
+                orders.clear()
+                orders[epoch] = batches.order(epoch)
+            found.append(orders[epoch][number * batches.batch : (number + 1) * batches.batch])
             rows = len(found[-1])
         if made.rest is not None:
             found.append(torch.from_numpy(rng.standard_normal((made.rest.width, particles))).to(dtype))
