@@ -288,3 +288,38 @@ def test_grey_pixels_are_warned_of_and_a_plate_of_a_minibatch_is_refused() -> No
         ph.train(grey, svi(num_steps=2, guide=ph.Amortized()), seed=0, progress=False)
     with pytest.raises(ph.ModelError, match=r'write: pyro.plate\("image", 40\); ph.SVI\(batch_size=4\) takes'):
         ph.Model(program, 4).observe(x=torch.zeros(40, 3))
+
+
+def test_an_interrupted_training_keeps_the_last_window_and_goes_on_from_it(monkeypatch: Any) -> None:
+    count = 0
+    whole = epochs.make_update
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        tier, step = whole(*args, **kwargs)
+
+        def stepped(*given: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == 130:
+                raise KeyboardInterrupt
+            return step(*given)
+
+        return tier, stepped
+
+    straight = ph.train(linear_model(), svi(num_steps=200, cosine=False), seed=3, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "make_update", interrupted)
+        half = ph.train(linear_model(), svi(num_steps=200, cosine=False), seed=3, progress=False)
+    assert half.interrupted
+    assert half.stop_reason == "interrupted after 100 steps"
+    assert len(half.history["elbo"]) == 100
+    on = ph.train(linear_model(), svi(num_steps=200, cosine=False), seed=3, progress=False, resume_from=half)
+    np.testing.assert_array_equal(on.history["elbo"], straight.history["elbo"])
+    assert torch.equal(on.params["sigma"], straight.params["sigma"])
+
+
+def test_training_stops_once_the_bound_no_longer_rises() -> None:
+    found = ph.train(linear_model(), svi(num_steps=20_000, cosine=False), seed=0, progress=False)
+    assert found.converged
+    assert 2000 <= len(found.history["elbo"]) < 20_000
+    assert found.stop_reason.startswith("the smoothed ELBO stopped rising")
