@@ -182,7 +182,7 @@ class Model:
     def _not_observable(self, name: str, known: set[str]) -> str:
         role = self.sites[name].role if name in self.sites else ""
         if role:
-            kind = {"parameter": "a parameter", "factor": "a factor"}.get(role, "computed")
+            kind = "a parameter" if role == "parameter" else "a factor"
             hint = did_you_mean(name, known)
             return f"observe: {name!r} is {kind} in program {self.name!r}; expected a site that is drawn; {hint}"
         return f"observe: program {self.name!r} has no site {name!r}; {did_you_mean(name, known)}"
