@@ -31,6 +31,7 @@ LAYERS = [
     ["fitted"],
     ["kernels"],
     ["algorithms"],
+    ["adversarial"],
     ["training"],
     ["inference"],
     ["comparison"],

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phlogiston import divergence
+    from phlogiston.adversarial.trainer import Adversarial
     from phlogiston.algorithms.ais import AIS, Sandwich
     from phlogiston.algorithms.exact import Exact
     from phlogiston.algorithms.gibbs import Gibbs
@@ -54,6 +55,7 @@ __version__ = "0.1.0"
 # Where each public name lives; a module is imported when one of its names is first used, so that the command line
 # answers before torch is loaded.
 _HOMES = {
+    "adversarial.trainer": ("Adversarial",),
     "algorithms.ais": ("AIS", "Sandwich"),
     "algorithms.exact": ("Exact",),
     "algorithms.gibbs": ("Gibbs",),
@@ -109,6 +111,7 @@ __all__ = [
     "SMC",
     "SVI",
     "Adam",
+    "Adversarial",
     "Agreement",
     "AmortisationWarning",
     "Amortized",

@@ -137,7 +137,8 @@ class Model:
             missing: what NaN means. "latent": that this entry was not observed. It becomes a latent, and only it; the
                 density is :math:`p(z, x_\mathrm{mis}, x_\mathrm{obs})` and the posterior holds the site under its own
                 name, observed entries as they are. "refuse": NaN is a mistake.
-            **values: site name -> value of the site's shape.
+            **values: site name -> value of the site's shape. A ``pyro.deterministic`` site has no density: its value is
+                data that ``ph.Adversarial`` compares it with, and no method of inference takes it.
 
         Raises:
             UnknownName: no site of that name is drawn by the program.
@@ -156,7 +157,7 @@ class Model:
         """
         if missing not in ("refuse", "latent"):
             raise SettingError(problem("missing", found=repr(missing), expected="'refuse' or 'latent'"))
-        known = {site.name for site in self._sites().of("latent", "observed")}
+        known = {site.name for site in self._sites().of("latent", "observed", "deterministic")}
         for name in values:
             if name not in known:
                 raise UnknownName(self._not_observable(name, known))
@@ -165,12 +166,14 @@ class Model:
         kept = {name: entries for name, entries in self._missing.items() if name not in given}
         kept |= {name: entries for name, entries in found.items() if entries is not None}
         observed = MappingProxyType({**self._observed, **given})
+        implicit = {site.name for site in self._sites().of("deterministic")} & set(given)
         for name in kept:
-            self._insist_on_shape(name, observed[name])
+            self._insist_on_shape(name, self._sites()[name].drawn_shape, observed[name])
+        for name in implicit:
+            self._insist_on_shape(name, self._sites()[name].shape, observed[name])
         return self._with(_observed=observed, _missing=MappingProxyType(kept))._checked()
 
-    def _insist_on_shape(self, name: str, value: torch.Tensor) -> None:
-        shape = self._sites()[name].drawn_shape
+    def _insist_on_shape(self, name: str, shape: tuple[int, ...], value: torch.Tensor) -> None:
         if tuple(value.shape) != shape:
             raise ModelError(
                 problem(f"site {name!r}", found=f"an observed value of shape {tuple(value.shape)}", expected=f"{shape}")
@@ -179,7 +182,7 @@ class Model:
     def _not_observable(self, name: str, known: set[str]) -> str:
         role = self.sites[name].role if name in self.sites else ""
         if role:
-            kind = {"parameter": "a parameter", "factor": "a factor"}.get(role, "computed")
+            kind = "a parameter" if role == "parameter" else "a factor"
             hint = did_you_mean(name, known)
             return f"observe: {name!r} is {kind} in program {self.name!r}; expected a site that is drawn; {hint}"
         return f"observe: program {self.name!r} has no site {name!r}; {did_you_mean(name, known)}"
@@ -235,9 +238,16 @@ class Model:
         frozen = {name: value.detach().clone() for name, value in values.items()}
         return self._with(_parameters=MappingProxyType({**self._parameters, **frozen}))
 
-    def unobserved(self) -> Model:
-        """The same program and inputs without the values given to ``observe``."""
-        return self._with(_observed=MappingProxyType({}), _missing=MappingProxyType({}))
+    def unobserved(self, *names: str) -> Model:
+        """The same program and inputs without the values given to ``observe``, or without those of some sites."""
+        gone = set(names or self._observed)
+        kept, missing = ({k: v for k, v in of.items() if k not in gone} for of in (self._observed, self._missing))
+        return self._with(_observed=MappingProxyType(kept), _missing=MappingProxyType(missing))
+
+    @property
+    def implicit(self) -> tuple[str, ...]:
+        """The sites without a density that were given a value: what a generator's output is compared with."""
+        return tuple(site.name for site in self._sites().of("deterministic") if site.name in self._observed)
 
     def _with(self, **changes: Any) -> Model:
         new = object.__new__(Model)

@@ -26,6 +26,7 @@ METHODS: dict[str, str] = {
 
 TRAINERS: dict[str, str] = {
     "svi": "phlogiston.algorithms.svi:SVI",
+    "adversarial": "phlogiston.adversarial.trainer:Adversarial",
 }
 
 

@@ -97,6 +97,17 @@ def require(method: Any, model: Model) -> Model:
         ModelError: the model itself has a problem.
     """
     model = model.validated()
+    if model.implicit:
+        name = model.implicit[0]
+        raise UnsupportedModel(
+            problem(
+                f"site {name!r}",
+                found="a value for an output that is computed and has no density",
+                expected="an observation with a density around it",
+                fix=f'pyro.sample("seen", dist.Normal({name}, 0.1)) and .observe(seen=...), or '
+                f"ph.train(model, ph.Adversarial())",
+            )
+        )
     if not model.structure.of("latent"):
         raise UnsupportedModel(
             problem(

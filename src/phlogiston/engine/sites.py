@@ -225,6 +225,8 @@ def discover(bound: Bound, dtype: torch.dtype = torch.float64) -> Structure:
             if msg["is_observed"] and handlers.is_data(msg)
         }
         observations |= {name: bound.observed[name] for name in bound.missing if name in messages}
+        computed = [name for name, msg in messages.items() if handlers.is_deterministic(msg)]
+        observations |= {name: bound.observed[name] for name in computed if name in bound.observed}
     if any(_suspect(site) for site in sites):
         sites = _seen_again(sites, bound, dtype)
     sites += [Site(name, "parameter", tuple(value.shape), value.ndim) for name, value in parameters.items()]

@@ -1,0 +1,238 @@
+"""The alternating game: windows of steps, watched, stopped, kept and resumed bit for bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from phlogiston.adversarial.players import RECORD, Players
+from phlogiston.engine.batched import Tier
+from phlogiston.engine.isolate import generator
+from phlogiston.engine.updates import Moving, Rule, Step, make_update
+
+Array = np.ndarray[Any, Any]
+Tensors = tuple[torch.Tensor, ...]
+NAMES = (*RECORD, "generator_loss", "generator_norm")
+WINDOW = 100  # steps between two looks at the numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a game is played.
+
+    Args:
+        num_steps: of the generator, those of a run that is resumed among them.
+        rows: of data that the players see.
+        batch_size: rows a step.
+        critic_steps: of the critic before each of the generator.
+        critic_rule: of the critic's optimiser.
+        generator_rule: of the generator's.
+        critic_rate: learning rate at the start.
+        generator_rate: the same of the generator.
+        final: what rates fall to along a cosine, as a share of the start.
+        ema: decay of the mean of the generator's parameters.
+        jitter: instance noise at the start.
+        jitter_steps: in which it falls to nothing.
+        clip: largest absolute parameter of the critic; None for no limit.
+    """
+
+    num_steps: int
+    rows: int
+    batch_size: int
+    critic_steps: int
+    critic_rule: Rule
+    generator_rule: Rule
+    critic_rate: float
+    generator_rate: float
+    final: float
+    ema: float
+    jitter: float
+    jitter_steps: int
+    clip: float | None
+
+    def share(self, step: int) -> float:
+        """Of the learning rates at the start."""
+        return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / self.num_steps)))
+
+    def noise(self, step: int) -> float:
+        """The instance noise of a step."""
+        return self.jitter * max(0.0, 1.0 - step / self.jitter_steps) if self.jitter_steps else self.jitter
+
+    def decay(self, step: int) -> float:
+        """Of the mean of parameters: it starts as a plain mean of few."""
+        return min(self.ema, (1.0 + step) / (10.0 + step))
+
+    def index(self, seed: np.random.SeedSequence, draw: int) -> torch.Tensor:
+        """Rows of the batch of that number: every row once an epoch, but for a rest smaller than a batch."""
+        length = self.rows // self.batch_size
+        epoch, inside = divmod(draw, length)
+        order = generator(_child(seed, 0, epoch)).permutation(self.rows)
+        return torch.from_numpy(order[inside * self.batch_size : (inside + 1) * self.batch_size].copy())
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a game stands: all that it needs to go on, bit for bit."""
+
+    critic: Moving
+    generator: Moving
+    mean: Tensors
+    records: Array  # [steps, NAMES]
+    checks: tuple[Mapping[str, float], ...] = ()
+    best: Tensors = ()
+    stop_reason: str = ""
+    converged: bool = False
+    interrupted: bool = False
+    engine: str = ""
+    alarms: tuple[str, ...] = ()
+    frames: tuple[torch.Tensor, ...] = field(default=())
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return len(self.records)
+
+    def state(self) -> dict[str, Any]:
+        """As plain data."""
+        parts = {"critic": self.critic.tensors, "generator": self.generator.tensors, "ema": self.mean}
+        found: dict[str, Any] = {name: list(value) for name, value in parts.items()}
+        frames = {"frames": list(self.frames), "checks": [dict(c) for c in self.checks], "best": list(self.best)}
+        return {**found, **frames, "records": self.records, "alarms": list(self.alarms)}
+
+    @staticmethod
+    def from_state(state: Mapping[str, Any]) -> Standing:
+        """The inverse of ``state``."""
+        critic, own = (_moving(state[name]) for name in ("critic", "generator"))
+        mean = tuple(value.clone() for value in state["ema"])
+        return Standing(
+            critic,
+            own,
+            mean,
+            np.asarray(state["records"]),
+            checks=tuple(state["checks"]),
+            best=tuple(state["best"]),
+            alarms=tuple(state["alarms"]),
+            frames=tuple(state["frames"]),
+        )
+
+    def copied(self) -> Standing:
+        """The same numbers in tensors of their own."""
+        mean = tuple(value.clone() for value in self.mean)
+        return replace(self, critic=self.critic.copied(), generator=self.generator.copied(), mean=mean)
+
+    def overwrite(self, other: Standing) -> None:
+        """Take the numbers of another."""
+        self.critic.overwrite(other.critic)
+        self.generator.overwrite(other.generator)
+        for own, value in zip(self.mean, other.mean, strict=True):
+            own.copy_(value)
+
+
+def _moving(tensors: list[torch.Tensor]) -> Moving:
+    count = (len(tensors) - 1) // 3
+    parts = [tuple(value.clone() for value in tensors[i * count : (i + 1) * count]) for i in range(3)]
+    return Moving(parts[0], parts[1], parts[2], tensors[-1].clone())
+
+
+def _child(seed: np.random.SeedSequence, *key: int) -> np.random.SeedSequence:
+    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, *key))
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Each player's step."""
+
+    critic: Step
+    generator: Step
+    engine: str
+
+
+def play(
+    players: Players,
+    plan: Plan,
+    seed: np.random.SeedSequence,
+    start: Standing,
+    *,
+    tier: Tier,
+    progress: bool,
+    after_window: Callable[[Standing], Standing],
+) -> Standing:
+    """Play until ``num_steps`` are done, a number is not finite, a watcher stops it, or Ctrl-C.
+
+    A window that meets a number that is not finite, or is interrupted, is undone.
+    """
+    at = replace(start.copied(), stop_reason="", converged=False, interrupted=False)
+    steps = _steps(players, plan, seed, at, tier)
+    at = replace(at, engine=steps.engine)
+    with tqdm(total=plan.num_steps, initial=at.step, desc="train", disable=None if progress else True) as bar:
+        while at.step < plan.num_steps and not at.stop_reason:
+            before = at.copied()
+            try:
+                records = _window(players, plan, seed, at, steps)
+            except KeyboardInterrupt:
+                at.overwrite(before)
+                at = replace(at, interrupted=True, stop_reason=f"interrupted after {at.step} steps")
+                break
+            at = _judged(at, before, records)
+            bar.update(len(records))
+            bar.set_postfix_str(
+                f"critic {records[:, 0].mean():.3f}, generator {records[:, -2].mean():.3f}", refresh=False
+            )
+            if not at.stop_reason:
+                at = after_window(at)
+    return at if at.stop_reason else replace(at, stop_reason=f"all {plan.num_steps} steps were done")
+
+
+def _steps(players: Players, plan: Plan, seed: np.random.SeedSequence, at: Standing, tier: Tier) -> _Steps:
+    feed = players.feed(generator(_child(seed, 1, 0)), plan.index(seed, 0), plan.jitter, 1.0).tensors
+    calls = plan.num_steps - at.step
+    engine, critic = make_update(
+        players.critic_gradient, plan.critic_rule, at.critic, (*feed, *at.generator.params), tier=tier, calls=calls
+    )
+    _, own = make_update(
+        players.generator_gradient,
+        plan.generator_rule,
+        at.generator,
+        (*feed, *at.critic.params),
+        tier=tier,
+        calls=calls,
+    )
+    return _Steps(critic, own, engine)
+
+
+def _window(players: Players, plan: Plan, seed: np.random.SeedSequence, at: Standing, steps: _Steps) -> Array:
+    """Some steps, ``[steps, NAMES]``; parameters are overwritten."""
+    records = []
+    for step in range(at.step, min(at.step + WINDOW - at.step % WINDOW, plan.num_steps)):
+        rng, share = generator(_child(seed, 1, step)), plan.share(step)
+        for k in range(plan.critic_steps):
+            index = plan.index(seed, step * plan.critic_steps + k)
+            feed = players.feed(rng, index, plan.noise(step), 1.0)
+            first = steps.critic(at.critic, plan.critic_rate * share, (*feed.tensors, *at.generator.params)).clone()
+            if plan.clip is not None:
+                torch._foreach_clamp_max_(list(at.critic.params), plan.clip)
+                torch._foreach_clamp_min_(list(at.critic.params), -plan.clip)
+        feed = players.feed(rng, index, plan.noise(step), 1.0)
+        second = steps.generator(at.generator, plan.generator_rate * share, (*feed.tensors, *at.critic.params))
+        torch._foreach_lerp_(list(at.mean), list(at.generator.params), 1.0 - plan.decay(step))
+        records.append(torch.cat([first, second]))
+    return torch.stack(records).double().numpy()
+
+
+def _judged(at: Standing, before: Standing, records: Array) -> Standing:
+    params = (*at.critic.params, *at.generator.params)
+    if bool(np.isfinite(records).all()) and all(bool(torch.isfinite(value).all()) for value in params):
+        return replace(at, records=np.concatenate([at.records, records]))
+    bad = np.argwhere(~np.isfinite(records))
+    which, column = (int(v) for v in bad[0]) if len(bad) else (len(records) - 1, 1)
+    at.overwrite(before)
+    reason = (
+        f"step {at.step + which} met a {NAMES[column]} that is not finite; the parameters before that window are kept"
+    )
+    return replace(at, stop_reason=reason)

@@ -1,0 +1,122 @@
+"""A program as a generator: one site at a minibatch, as a pure function of parameters and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+
+from phlogiston.engine.elements import AtRows
+from phlogiston.engine.graph import Graph, trace_single
+from phlogiston.engine.handlers import Message, Missing, is_data
+from phlogiston.engine.isolate import isolated
+from phlogiston.engine.minibatch import Learned, learned_parameters
+from phlogiston.engine.plates import axis_of
+from phlogiston.engine.sites import Bound, Plate, Site, Structure, run
+from phlogiston.errors import UnsupportedModel, problem
+
+PARAM = "param/"
+Values = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Without:
+    """A bound program with one observation taken back."""
+
+    program: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    observed: Mapping[str, torch.Tensor]
+    missing: Mapping[str, Missing]
+    parameters: Mapping[str, torch.Tensor]
+
+
+class Generator:
+    """The values of a site at some rows of its plate, drawn anew.
+
+    Args:
+        bound: the program with its data.
+        structure: what it consists of.
+        site: the generated site; its rows are data.
+        plate: of the rows.
+        conditions: observed sites of the same plate, which keep their data.
+        dtype: precision.
+
+    Raises:
+        UnsupportedModel: the draws carry no gradient to the parameters.
+    """
+
+    def __init__(
+        self,
+        bound: Bound,
+        structure: Structure,
+        site: Site,
+        plate: Plate,
+        *,
+        conditions: tuple[str, ...] = (),
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.site, self.plate, self.conditions, self.dtype = site, plate, conditions, dtype
+        others = {name: value for name, value in bound.observed.items() if name != site.name}
+        self._bound = _Without(bound.program, bound.args, bound.kwargs, others, bound.missing, bound.parameters)
+        kept = {name: value for name, value in structure.observations.items() if name != site.name}
+        sites = tuple(replace(s, role="latent") if s.name == site.name else s for s in structure.sites)
+        self._structure = replace(structure, observations=kept, sites=sites)
+        self.learned: dict[str, Learned] = learned_parameters(bound, dtype)
+        axis = axis_of(site, plate)
+        fits = 0 <= axis < len(site.shape) and site.shape[axis] == plate.size
+        self.axis = axis if fits else 0  # pyro.deterministic takes every dimension for an event unless told
+        self._refuse_without_gradient()
+
+    def _refuse_without_gradient(self) -> None:
+        with isolated(seed=0, dtype=self.dtype):
+            leaves = {name: param.unconstrained.requires_grad_() for name, param in self.learned.items()}
+            value = self._value(leaves, torch.arange(min(2, self.plate.size)))
+        if not value.requires_grad:
+            raise UnsupportedModel(
+                problem(
+                    f"site {self.site.name!r}",
+                    found="values that no parameter moves",
+                    expected="a reparameterised output of the program's parameters",
+                    fix=f'pyro.deterministic("{self.site.name}", network(z))',
+                )
+            )
+
+    def _value(self, params: Mapping[str, torch.Tensor], index: torch.Tensor) -> torch.Tensor:
+        held = {name: param.constrained(params[name]) for name, param in self.learned.items()}
+        trace = run(AtRows(self._bound, self._structure, self.plate, index), parameters=held)
+        message = cast(Message, trace.nodes[self.site.name])
+        if is_data(message) and message["is_observed"]:
+            raise UnsupportedModel(
+                problem(
+                    f"site {self.site.name!r}",
+                    found="obs= inside the program",
+                    expected="a site that the program draws",
+                    fix=f"Model(...).observe({self.site.name}=data)",
+                )
+            )
+        return cast(torch.Tensor, message["value"])
+
+    def extreme(self, factor: float, rows: int) -> torch.Tensor:
+        """Draws ``[rows, ...]`` with every parameter that many times as large: where a squashed output ends."""
+        with isolated(seed=0, dtype=self.dtype), torch.no_grad():
+            params = {name: factor * param.unconstrained for name, param in self.learned.items()}
+            return self._value(params, torch.arange(rows)).movedim(self.axis, 0)
+
+    def traced(self, rows: int) -> Graph:
+        """The graph of so many rows: noise first, then ``param/<name>`` and ``index [rows]``; it gives ``x``.
+
+        Raises:
+            UntraceableProgram: the program branches on a value, or leaves torch.
+        """
+        example = {PARAM + name: param.unconstrained for name, param in self.learned.items()}
+        example["index"] = torch.arange(rows)
+
+        def values(inputs: Values) -> Values:
+            params = {name: inputs[PARAM + name] for name in self.learned}
+            return {"x": self._value(params, inputs["index"]).movedim(self.axis, 0)}
+
+        with isolated(seed=0, dtype=self.dtype), torch.no_grad():
+            return trace_single(values, example)
