@@ -33,6 +33,7 @@ LAYERS = [
     ["algorithms"],
     ["training"],
     ["inference"],
+    ["calibration"],
     ["cli"],
     ["__main__"],
     ["__init__"],

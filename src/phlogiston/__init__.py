@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from phlogiston.algorithms.rejection import Rejection
     from phlogiston.algorithms.smc import SMC
     from phlogiston.algorithms.svi import SVI
+    from phlogiston.calibration import Calibration, calibrate
     from phlogiston.decomposition import Decomposition
     from phlogiston.diagnostics import Finding, Loo, Report
     from phlogiston.engine import Site, Target
@@ -65,6 +66,7 @@ _HOMES = {
     "algorithms.rejection": ("Rejection",),
     "algorithms.smc": ("SMC",),
     "algorithms.svi": ("SVI",),
+    "calibration": ("Calibration", "calibrate"),
     "decomposition": ("Decomposition",),
     "diagnostics": ("Finding", "Loo", "Report"),
     "engine": ("Site", "Target"),
@@ -109,6 +111,7 @@ __all__ = [
     "Adam",
     "AmortisationWarning",
     "Amortized",
+    "Calibration",
     "ConvergenceWarning",
     "DataFileError",
     "Decomposition",
@@ -142,6 +145,7 @@ __all__ = [
     "UntraceableProgram",
     "WeightWarning",
     "WorkerDied",
+    "calibrate",
     "divergence",
     "infer",
     "load",
