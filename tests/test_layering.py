@@ -35,6 +35,7 @@ LAYERS = [
     ["training"],
     ["inference"],
     ["comparison"],
+    ["calibration"],
     ["cli"],
     ["__main__"],
     ["__init__"],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from phlogiston.algorithms.rejection import Rejection
     from phlogiston.algorithms.smc import SMC
     from phlogiston.algorithms.svi import SVI
+    from phlogiston.calibration import Calibration, calibrate
     from phlogiston.comparison import Agreement, Comparison, agree, compare, evidence
     from phlogiston.decomposition import Decomposition
     from phlogiston.diagnostics import Finding, Loo, Report
@@ -69,6 +70,7 @@ _HOMES = {
     "algorithms.smc": ("SMC",),
     "algorithms.svi": ("SVI",),
     "comparison": ("Agreement", "Comparison", "agree", "compare", "evidence"),
+    "calibration": ("Calibration", "calibrate"),
     "decomposition": ("Decomposition",),
     "diagnostics": ("Finding", "Loo", "Report"),
     "engine": ("Site", "Target"),
@@ -115,6 +117,7 @@ __all__ = [
     "Agreement",
     "AmortisationWarning",
     "Amortized",
+    "Calibration",
     "Comparison",
     "ConvergenceWarning",
     "DataFileError",
@@ -150,6 +153,7 @@ __all__ = [
     "WeightWarning",
     "WorkerDied",
     "agree",
+    "calibrate",
     "compare",
     "divergence",
     "evidence",

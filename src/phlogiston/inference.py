@@ -59,7 +59,7 @@ def infer(
         True
     """
     model = model if isinstance(model, Model) else Model(model)
-    chosen = _method(method, settings)
+    chosen = method_of(method, settings)
     seed = secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
     if executor is None and resume_from is None:
         posterior = chosen(model, seed=seed, progress=progress)
@@ -85,7 +85,8 @@ def _plain(value: Any) -> Any:
     return repr(value) if isinstance(value, (Posterior, Model)) else value
 
 
-def _method(method: str | Method, settings: dict[str, Any]) -> Method:
+def method_of(method: str | Method, settings: dict[str, Any]) -> Method:
+    """The method that a name with its settings stands for, or the one given."""
     if isinstance(method, str):
         made: Method = registry.make(method, settings)
         return made

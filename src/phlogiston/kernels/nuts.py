@@ -33,13 +33,17 @@ _INTEGER, _BOOLEAN = ("n_steps", "tree_depth"), ("diverging", "reached_max_treed
 
 @dataclass(frozen=True, kw_only=True)
 class NutsBlock:
-    """The sampler's settings, in the library's names."""
+    """The sampler's settings, in the library's names.
+
+    ``relocates``: whether warm-up may put chains that are lost on others, which must then have the same density.
+    """
 
     num_warmup: int
     target_accept_prob: float
     max_tree_depth: int
     step_size: float
     mass_matrix: Scaling
+    relocates: bool = True
 
     def unit(self, dim: int, dtype: torch.dtype) -> Scale:
         """The scale that changes nothing."""
@@ -102,7 +106,7 @@ class NutsBlock:
                 report(min(ended, wanted - done), search.step_size, diverged)
                 done, ended, heard, accepted, diverged = done + ended, 0, 0, 0.0, 0
         run.step_size = search.average
-        lost = run.relocate() if window.learns else np.empty(0, int)
+        lost = run.relocate() if window.learns and self.relocates else np.empty(0, int)
         at = scaled(torch.from_numpy(trees.vectors[:, Z].T), run.scale)
         if window.learns:
             count = trees.ints[:, FILLED, None]

@@ -1,0 +1,212 @@
+"""``calibrate``: simulation-based calibration of any method on any model."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+from tqdm.auto import tqdm
+
+from phlogiston import checkpoint as files
+from phlogiston import registry
+from phlogiston.algorithms.needs import Method, positive_int, require
+from phlogiston.calibration.result import Calibration
+from phlogiston.calibration.simulations import Simulations, simulate
+from phlogiston.calibration.work import Job, Ranked, Workshop, elsewhere, names_of
+from phlogiston.engine.isolate import seed_sequence, spawn
+from phlogiston.errors import SettingError, UnknownName, did_you_mean, problem
+from phlogiston.fitted import Fitted
+from phlogiston.inference import method_of
+from phlogiston.model import Model
+from phlogiston.posterior import Posterior
+
+
+def calibrate(
+    model: Model | Callable[..., Any],
+    method: str | Method | Fitted,
+    *,
+    num_simulations: int = 200,
+    sites: Sequence[str] | None = None,
+    around: Posterior | None = None,
+    seed: int | None = None,
+    progress: bool = True,
+    executor: Executor | None = None,
+    checkpoint: str | Path | None = None,
+    **settings: Any,
+) -> Calibration:
+    r"""Simulation-based calibration: does a method recover the latents that data were simulated from?
+
+    Draws :math:`\tilde z \sim p(z)`, :math:`\tilde x \sim p(x \mid \tilde z)`, and ranks :math:`\tilde z`, component by
+    component, among draws of :math:`p(z \mid \tilde x)`: uniform if, over all data, these are right. The log likelihood
+    is ranked too: it sees a method that ignores the data. Draws are thinned to nearly independent ones, ties of
+    discrete values broken at random. NUTS runs many simulations at once, in one block of chains.
+
+    Args:
+        model: a model; what it observes says which sites are data (the values do not matter), or a program.
+        method: a method's name with its settings as keywords, a method, or a ``Fitted`` whose amortised guide gives the
+            posterior of any data.
+        sites: latents and deterministics to rank; all by default.
+        around: a posterior of the model given its observed data. Truths are then drawn from it, and recovered from
+            observed and simulated data together: is the method right where it is used?
+        seed: of everything; None draws one, which the result records.
+        executor: any ``concurrent.futures.Executor``; ranks do not depend on it.
+        checkpoint: a file that keeps what is done; a run that finds it goes on from there.
+        **settings: of a method given by name.
+
+    Raises:
+        UnsupportedModel: a prior is improper, or something else cannot be simulated; names the site.
+
+    References:
+        Talts et al. (2018), https://arxiv.org/abs/1804.06788; Modrak et al. (2023), https://arxiv.org/abs/2211.02383;
+        Sailynoja, Schmitt, Burkner and Vehtari (2025), Posterior SBC, https://arxiv.org/abs/2502.03279
+
+    Example:
+        >>> def program():
+        ...     p = pyro.sample("p", dist.Beta(2.0, 2.0))
+        ...     pyro.sample("heads", dist.Binomial(10, p))
+        >>> model = ph.Model(program).observe(heads=3.0)
+        >>> found = ph.calibrate(model, "nuts", num_samples=200, num_simulations=100, seed=0, progress=False)
+        >>> found.calibrated
+        True
+    """
+    began = time.perf_counter()
+    model = model if isinstance(model, Model) else Model(model)
+    chosen, name = _chosen(model, method, settings)
+    known = _known(model, num_simulations, sites or ())
+    log = _Log(None if checkpoint is None else Path(checkpoint), f"{model.name}|{chosen!r}|{num_simulations}|{sites}")
+    seed = log.seed_or(secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy), seed is None)  # type: ignore[arg-type]
+    drawing, working = spawn(seed, 2)
+    simulations = simulate(model, num_simulations, drawing, around)
+    job = Job(simulations.model, chosen, tuple(sites or known), tuple(simulations.data), not isinstance(chosen, Fitted))
+    results, interrupted = _all(job, simulations, working, executor, log, progress)
+    found, seconds = _collected(job, simulations, results), time.perf_counter() - began
+    return replace(found, method=name, seed=seed, seconds=seconds, interrupted=interrupted)
+
+
+def _collected(job: Job, simulations: Simulations, results: Sequence[Ranked]) -> Calibration:
+    """The ranks of all parts by quantity."""
+    ranks = np.concatenate([found.ranks for found in results])
+    return Calibration(
+        ranks={quantity: ranks[:, i] for i, quantity in enumerate(names_of(job, simulations))},
+        sizes=np.concatenate([found.sizes for found in results]),
+        flagged=np.concatenate([found.flagged for found in results]),
+        method="",
+        source=simulations.source,
+        engine=results[-1].engine,
+        batched=job.batched,
+    )
+
+
+def _known(model: Model, num_simulations: int, sites: Sequence[str]) -> list[str]:
+    """The sites that can be ranked; refuses too few simulations and sites that are not among them."""
+    positive_int(num_simulations=num_simulations)
+    if num_simulations < 20:
+        raise SettingError(problem("num_simulations", found=str(num_simulations), expected="20 or more"))
+    known = [site.name for site in model.structure.of("latent", "deterministic")]
+    for site in sites:
+        if site not in known:
+            raise UnknownName(f"calibrate: found no site {site!r} to rank; {did_you_mean(site, known)}")
+    return known
+
+
+def _chosen(model: Model, method: str | Method | Fitted, settings: dict[str, Any]) -> tuple[Any, str]:
+    if isinstance(method, Fitted):
+        if settings:
+            raise TypeError(f"calibrate: found settings {sorted(settings)} beside a Fitted; expected none")
+        return method, method.method
+    chosen = method_of(method, settings)
+    require(chosen, model)
+    return chosen, registry.name_of(chosen)
+
+
+class _Log:
+    """What is done, in a file if there is one."""
+
+    def __init__(self, path: Path | None, run: str) -> None:
+        self._path, self._run, self._seed = path, run, 0
+        self.done: dict[int, Ranked] = {}
+        self._found = files.read(path) if path is not None and path.exists() else None
+
+    def seed_or(self, seed: int, free: bool) -> int:
+        """The run's seed: the file's, if it is the same run."""
+        self._seed = seed
+        if self._found is None:
+            return seed
+        other, its_seed = str(self._found.get("run")), self._found.get("seed")
+        if other != self._run or (not free and its_seed != seed):
+            raise SettingError(
+                problem(
+                    "checkpoint",
+                    found=f"a file of another run (seed {its_seed}): {other[:150]}",
+                    expected="the same model, method, settings and seed",
+                    fix="checkpoint= another file",
+                )
+            )
+        self._seed = int(self._found["seed"])
+        self.done = {int(start): Ranked(**kept) for start, kept in self._found["done"].items()}
+        return self._seed
+
+    def add(self, start: int, found: Ranked) -> None:
+        """Keep one part."""
+        self.done[start] = found
+        if self._path is not None:
+            done = {str(i): vars(part) for i, part in self.done.items()}
+            files.write({"run": self._run, "seed": self._seed, "done": done}, self._path)
+
+
+def _all(
+    job: Job,
+    simulations: Simulations,
+    seed: np.random.SeedSequence,
+    executor: Executor | None,
+    log: _Log,
+    progress: bool,
+) -> tuple[list[Ranked], bool]:
+    """Every part in order, and whether it was stopped by hand."""
+    count = next(iter(simulations.data.values())).shape[0]
+    size = job.simulations_at_once if job.batched else 1
+    starts = list(range(0, count, size))
+    parts = {
+        start: (simulations.part(start, start + size), s)
+        for start, s in zip(starts, spawn(seed, len(starts)), strict=True)
+        if start not in log.done
+    }
+    interrupted = False
+    with tqdm(total=count, desc="calibrate", unit="simulation", disable=None if progress else True) as bar:
+        bar.update(sum(found.sizes.size for found in log.done.values()))
+        try:
+            for start, found in _worked(job, parts, executor):
+                log.add(start, found)
+                bar.update(found.sizes.size)
+        except KeyboardInterrupt:
+            if not log.done:
+                raise
+            interrupted = True
+    return [log.done[start] for start in starts if start in log.done], interrupted
+
+
+def _worked(
+    job: Job, parts: dict[int, tuple[Simulations, np.random.SeedSequence]], executor: Executor | None
+) -> Iterator[tuple[int, Ranked]]:
+    if not parts:
+        return
+    if executor is None:
+        workshop = Workshop(job)
+        for start, (part, seed) in parts.items():
+            yield start, workshop.run(part, seed)
+        return
+    common = cloudpickle.dumps(job)
+    futures = {executor.submit(elsewhere, common, cloudpickle.dumps(part)): start for start, part in parts.items()}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], cloudpickle.loads(future.result())
+    finally:
+        for future in futures:
+            future.cancel()
