@@ -50,8 +50,9 @@ def simulate(model: Model, count: int, seed: np.random.SeedSequence, around: Pos
     latents = {site.name: truths[site.name] for site in model.structure.of("latent")}
     again = model.target().simulate(latents, count, simulating)
     twice = model.with_program(observed_twice(model.program, frozenset(observed)))
-    twice = twice.observe(missing="refuse", **model.structure.observations).with_parameters(model.parameters)
     data = {name + AGAIN: again[name] for name in observed}
+    first = {name: values[0] for name, values in data.items()}
+    twice = twice.observe(missing="refuse", **model.structure.observations, **first).with_parameters(model.parameters)
     return Simulations(twice, {n: truths[n] for n in kept}, data, "posterior")
 
 
