@@ -100,9 +100,10 @@ class Generator:
         return cast(torch.Tensor, message["value"])
 
     def extreme(self, factor: float, rows: int) -> torch.Tensor:
-        """Draws ``[rows, ...]`` with every parameter that many times as large: where a squashed output ends."""
+        """Draws ``[rows, ...]`` with every parameter that far out, zeros too: where a squashed output ends."""
         with isolated(seed=0, dtype=self.dtype), torch.no_grad():
-            params = {name: factor * param.unconstrained for name, param in self.learned.items()}
+            free = {name: param.unconstrained for name, param in self.learned.items()}
+            params = {name: factor * (value + torch.randn_like(value)) for name, value in free.items()}
             return self._value(params, torch.arange(rows)).movedim(self.axis, 0)
 
     def traced(self, rows: int) -> Graph:
