@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from phlogiston.algorithms.chains import Plan, run_chains
-from phlogiston.algorithms.needs import Needs, one_of, positive_int, whole
+from phlogiston.algorithms.needs import Needs, known_start, one_of, positive_int, whole
 from phlogiston.engine.batched import TIERS, Tier
 from phlogiston.kernels.gibbs import GibbsBlock, on_all_latents, values_of_all
-from phlogiston.kernels.starts import STARTS, Start
+from phlogiston.kernels.starts import Start
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
@@ -87,8 +87,7 @@ class Gibbs:
         )
         whole(num_warmup=self.num_warmup)
         one_of(TIERS, engine=self.engine)
-        if not isinstance(self.initial, Mapping):
-            one_of(STARTS, initial=self.initial)
+        known_start(self.initial)
 
     def __call__(
         self,

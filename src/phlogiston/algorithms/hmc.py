@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from phlogiston.algorithms.chains import DTYPES, Plan, run_chains
-from phlogiston.algorithms.needs import Needs, fraction, one_of, positive, positive_int, whole
+from phlogiston.algorithms.needs import Needs, fraction, known_start, one_of, positive, positive_int, whole
 from phlogiston.engine.batched import TIERS, Tier
 from phlogiston.errors import SettingError, problem
 from phlogiston.kernels.hmc import HmcBlock
-from phlogiston.kernels.starts import STARTS, Start
+from phlogiston.kernels.starts import Start
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
@@ -94,8 +94,7 @@ class HMC:
             positive(trajectory_length=self.trajectory_length)
         if isinstance(self.jitter, bool) or not 0.0 <= self.jitter <= 1.0:
             raise SettingError(problem("jitter", found=repr(self.jitter), expected="a number from 0 to 1"))
-        if not isinstance(self.initial, Mapping):
-            one_of(STARTS, initial=self.initial)
+        known_start(self.initial)
 
     def __call__(
         self,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from phlogiston.algorithms.chains import Plan, run_chains
-from phlogiston.algorithms.needs import Needs, fraction, one_of, positive, positive_int, require, whole
+from phlogiston.algorithms.needs import Needs, fraction, known_start, one_of, positive, positive_int, require, whole
 from phlogiston.engine.batched import TIERS, Tier
 from phlogiston.errors import SettingError, problem
 from phlogiston.kernels.blocks import Sampler, Setup
@@ -17,7 +17,7 @@ from phlogiston.kernels.gibbs import GibbsBlock, can_be_summed_out, on_all_laten
 from phlogiston.kernels.independence import IndependenceBlock, OnPool, Source
 from phlogiston.kernels.proposals import from_posterior, from_prior, from_program
 from phlogiston.kernels.random_walk import WalkBlock, on_the_marginal
-from phlogiston.kernels.starts import STARTS, Start
+from phlogiston.kernels.starts import Start
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
@@ -107,8 +107,7 @@ class MH:
         if self.target_accept_prob is not None:
             fraction(target_accept_prob=self.target_accept_prob)
         one_of(TIERS, engine=self.engine)
-        if not isinstance(self.initial, Mapping):
-            one_of(STARTS, initial=self.initial)
+        known_start(self.initial)
         if isinstance(self.proposal, str):
             one_of(("random_walk", "independence"), proposal=self.proposal)
             return

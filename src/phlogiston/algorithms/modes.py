@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.algorithms.approximate import values_of, weighted
-from phlogiston.algorithms.needs import Needs, one_of, positive_int, require
+from phlogiston.algorithms.needs import Needs, known_start, one_of, positive_int, require
 from phlogiston.engine import Target
 from phlogiston.engine.batched import TIERS, Tier
 from phlogiston.engine.isolate import generator, spawn
@@ -21,7 +21,7 @@ from phlogiston.errors import ConvergenceWarning, warn
 from phlogiston.kernels.curvature import at_mode
 from phlogiston.kernels.lbfgs import Evaluate, Paths, climb_paths
 from phlogiston.kernels.pathfinding import evaluated, spread_points
-from phlogiston.kernels.starts import STARTS, Start, given, named
+from phlogiston.kernels.starts import Start, proposal
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
@@ -37,9 +37,8 @@ def _climbed(
     count: int,
     max_steps: int,
 ) -> Paths:
-    by_value = isinstance(initial, Mapping)
-    propose = given(target, initial, count) if by_value else named(target, initial)  # type: ignore[arg-type]
-    return climb_paths(evaluate, spread_points(target, propose, seed, count), max_steps=max_steps)
+    start = spread_points(target, proposal(target, initial, count), seed, count)
+    return climb_paths(evaluate, start, max_steps=max_steps)
 
 
 def _top(target: Target, paths: Paths) -> tuple[NDArray[Any], dict[str, float], str]:
@@ -103,8 +102,7 @@ class MAP:
     def __post_init__(self) -> None:
         positive_int(num_starts=self.num_starts, max_steps=self.max_steps)
         one_of(TIERS, engine=self.engine)
-        if not isinstance(self.initial, Mapping):
-            one_of(STARTS, initial=self.initial)
+        known_start(self.initial)
 
     def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
         """Infer; see the class."""
@@ -176,8 +174,7 @@ class Laplace:
     def __post_init__(self) -> None:
         positive_int(num_samples=self.num_samples, num_starts=self.num_starts, max_steps=self.max_steps)
         one_of(TIERS, engine=self.engine)
-        if not isinstance(self.initial, Mapping):
-            one_of(STARTS, initial=self.initial)
+        known_start(self.initial)
 
     def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
         """Infer; see the class."""

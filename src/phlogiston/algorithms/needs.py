@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, Protocol
@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from phlogiston import registry
 from phlogiston.engine import Site, Structure
 from phlogiston.errors import SettingError, UnsupportedModel, problem
+from phlogiston.kernels.starts import STARTS, Start
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
@@ -135,6 +136,12 @@ def one_of(choices: Sequence[str], **settings: str) -> None:
     for name, value in settings.items():
         if value not in choices:
             raise SettingError(problem(name, found=repr(value), expected=" or ".join(map(repr, choices))))
+
+
+def known_start(initial: Start | Mapping[str, Any]) -> None:
+    """Refuse a name that stands for no way to begin; values by site are judged against the model."""
+    if not isinstance(initial, Mapping):
+        one_of(STARTS, initial=initial)
 
 
 def positive(**settings: Any) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from phlogiston.algorithms.chains import DTYPES, Plan, run_chains
-from phlogiston.algorithms.needs import Needs, fraction, one_of, positive, positive_int, whole
+from phlogiston.algorithms.needs import Needs, fraction, known_start, one_of, positive, positive_int, whole
 from phlogiston.engine.batched import TIERS, Tier
 from phlogiston.kernels.nuts import NutsBlock
-from phlogiston.kernels.starts import STARTS, Start
+from phlogiston.kernels.starts import Start
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
@@ -84,8 +84,7 @@ class NUTS:
         one_of(("diag", "dense", "low_rank"), mass_matrix=self.mass_matrix)
         one_of(tuple(DTYPES), dtype=self.dtype)
         one_of(TIERS, engine=self.engine)
-        if not isinstance(self.initial, Mapping):
-            one_of(STARTS, initial=self.initial)
+        known_start(self.initial)
 
     def __call__(
         self,

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from phlogiston.algorithms.approximate import values_of, weighted
-from phlogiston.algorithms.needs import Needs, one_of, positive_int, require
+from phlogiston.algorithms.needs import Needs, known_start, one_of, positive_int, require
 from phlogiston.engine.batched import TIERS, Tier
 from phlogiston.engine.isolate import spawn
 from phlogiston.kernels.pathfinding import find, resampled, spread_points
-from phlogiston.kernels.starts import STARTS, Start, given, named
+from phlogiston.kernels.starts import Start, proposal
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
@@ -71,8 +71,7 @@ class Pathfinder:
             elbo_draws=self.elbo_draws,
         )
         one_of(TIERS, engine=self.engine)
-        if not isinstance(self.initial, Mapping):
-            one_of(STARTS, initial=self.initial)
+        known_start(self.initial)
 
     def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
         """Infer; see the class."""
@@ -80,8 +79,7 @@ class Pathfinder:
         model = require(self, model)
         target = model.target(self.engine)
         starting, finding, picking, discrete = spawn(seed, 4)
-        by_value = isinstance(self.initial, Mapping)
-        propose = given(target, self.initial, self.num_paths) if by_value else named(target, self.initial)  # type: ignore[arg-type]
+        propose = proposal(target, self.initial, self.num_paths)
         start = spread_points(target, propose, starting, self.num_paths)
         found = find(
             target,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from phlogiston.algorithms import fitting, variational
 from phlogiston.algorithms.modes import Laplace
-from phlogiston.algorithms.needs import Needs, one_of, positive, positive_int, require, whole
+from phlogiston.algorithms.needs import Needs, known_start, one_of, positive, positive_int, require, whole
 from phlogiston.engine.batched import TIERS, Tier
 from phlogiston.errors import SettingError, did_you_mean, problem
 from phlogiston.fitted import Fitted
@@ -19,7 +19,7 @@ from phlogiston.guides.locals import split_of
 from phlogiston.kernels.bounds import Bound, Gradient
 from phlogiston.kernels.named_guides import GUIDES
 from phlogiston.kernels.optimisers import Adam
-from phlogiston.kernels.starts import STARTS, Start
+from phlogiston.kernels.starts import Start
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
@@ -124,8 +124,7 @@ class SVI:
             raise SettingError(problem("alpha", found=repr(self.alpha), expected="a number below 1, for a lower bound"))
         if not isinstance(self.optim, Adam):
             raise SettingError(problem("optim", found=repr(self.optim), expected="ph.Adam(learning_rate=...)"))
-        if not isinstance(self.initial, Mapping):
-            one_of(STARTS, initial=self.initial)
+        known_start(self.initial)
         if self.kl_warmup >= self.num_steps or not self.free_bits >= 0.0:
             raise SettingError(
                 problem(

@@ -14,7 +14,7 @@ from phlogiston.errors import ModelError, SettingError, problem
 from phlogiston.kernels import guides
 from phlogiston.kernels.flows import flow
 from phlogiston.kernels.guides import Guide
-from phlogiston.kernels.starts import Start, given, named
+from phlogiston.kernels.starts import Start, proposal
 
 GUIDES: tuple[str, ...] = ("delta", "normal", "multivariate_normal", "low_rank", "structured", "laplace", "flow")
 _TRIED, _FIRST_SCALE = 32, 0.1
@@ -26,7 +26,7 @@ def first_point(target: Target, start: Start | Mapping[str, Any], seed: np.rando
     Raises:
         ModelError: none has a finite density and gradient; names the site.
     """
-    propose = given(target, start, 1) if isinstance(start, Mapping) else named(target, start)
+    propose = proposal(target, start, 1)
     points = propose(seed, 1 if isinstance(start, Mapping) else _TRIED).to(target.dtype)
     value, gradient = target.value_and_grad(points)
     usable = torch.isfinite(value) & torch.isfinite(gradient).all(-1)

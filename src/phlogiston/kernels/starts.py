@@ -43,7 +43,7 @@ def starting_points(
     Raises:
         ModelError: no point with a finite density and gradient was found; names the site and its value.
     """
-    propose = given(target, start, chains) if isinstance(start, Mapping) else named(target, start)
+    propose = proposal(target, start, chains)
     found = torch.empty(0, target.dim, dtype=target.dtype)
     last = found
     for attempt in spawn(seed, 1 if isinstance(start, Mapping) else _TRIES):
@@ -55,6 +55,11 @@ def starting_points(
         if isinstance(start, Mapping):
             last = last[~(torch.isfinite(value) & torch.isfinite(grad).all(0))]
     raise ModelError(target.explain_no_start(last[0]))
+
+
+def proposal(target: Target, start: Start | Mapping[str, Any], count: int) -> Propose:
+    """Points by a name, or those that were given."""
+    return given(target, start, count) if isinstance(start, Mapping) else named(target, start)
 
 
 def named(target: Target, start: Start) -> Propose:
