@@ -8,7 +8,7 @@ import inspect
 import platform
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,34 @@ from phlogiston.report.page import Block, Code, Section, Table
 
 _PACKAGES = ("phlogiston", "torch", "pyro-ppl", "numpy", "arviz", "xarray", "matplotlib", "numba")
 _LONGEST_SOURCE = 200
+
+
+class Run(Protocol):
+    """What a page says of any run, whatever it made."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The method's, or the trainer's."""
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Numbers about the run."""
+
+    @property
+    def stop_reason(self) -> str:
+        """Why it ended."""
+
+    @property
+    def seconds(self) -> float:
+        """Of the run."""
+
+    @property
+    def engine(self) -> str:
+        """The tier that ran."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was warned of."""
 
 
 def reproducibility(

@@ -16,7 +16,7 @@ from phlogiston.diagnostics import Report
 from phlogiston.errors import PhlogistonWarning, UnsupportedModel
 from phlogiston.plots import DoesNotApply, bounds
 from phlogiston.report import images
-from phlogiston.report.facts import reproducibility
+from phlogiston.report.facts import Run, reproducibility
 from phlogiston.report.of_posterior import model_section
 from phlogiston.report.page import Block, Section, Table, Text, page_of, picture, write
 
@@ -56,7 +56,7 @@ class Encodes(Protocol):
         """Predictive draws: reconstructions."""
 
 
-class Trained(Protocol):
+class Trained(Run, Protocol):
     """What a page is made from (a ``Fitted``)."""
 
     @property
@@ -68,36 +68,12 @@ class Trained(Protocol):
         """The trainer's name."""
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        """The trainer's settings."""
-
-    @property
     def history(self) -> Mapping[str, NDArray[Any]]:
         """Curves."""
 
     @property
-    def stop_reason(self) -> str:
-        """Why training ended."""
-
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """Numbers about the run."""
-
-    @property
     def seed(self) -> int | None:
         """Of the run."""
-
-    @property
-    def seconds(self) -> float:
-        """Of the run."""
-
-    @property
-    def engine(self) -> str:
-        """The tier that ran."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What was warned of."""
 
     @property
     def params(self) -> Mapping[str, torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from phlogiston.engine import parents_of
 from phlogiston.errors import ModelError
 from phlogiston.estimate import Estimate
 from phlogiston.plots import DoesNotApply, Plots
-from phlogiston.report.facts import reproducibility
+from phlogiston.report.facts import Run, reproducibility
 from phlogiston.report.graph import MOST_SITES, draw
 from phlogiston.report.page import Block, Code, Markup, Section, Table, Text, page_of, picture, write
 
@@ -35,32 +35,12 @@ _DATA_SETS = 1000
 _MOST_POINTWISE = 20_000_000
 
 
-class Reported(Drawn, Protocol):
+class Reported(Drawn, Run, Protocol):
     """What a page is made from (a ``Posterior``)."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """The method's settings."""
-
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """Numbers about the run."""
 
     @property
     def log_evidence(self) -> Estimate | None:
         """With its error."""
-
-    @property
-    def seconds(self) -> float:
-        """Of the run."""
-
-    @property
-    def engine(self) -> str:
-        """The tier that ran."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What was warned of."""
 
     @property
     def decomposition(self) -> Decomposition | None:
@@ -69,10 +49,6 @@ class Reported(Drawn, Protocol):
     @property
     def history(self) -> Mapping[str, np.ndarray]:
         """Curves of an optimisation."""
-
-    @property
-    def stop_reason(self) -> str:
-        """Why it ended."""
 
     @property
     def num_chains(self) -> int:
