@@ -203,6 +203,19 @@ def test_a_checkpoint_goes_on_and_executors_change_nothing(tmp_path: Path, monke
     assert np.array_equal(whole.ranks["mu"], rest.ranks["mu"])
     with pytest.raises(ph.SettingError, match="another run"):
         ph.calibrate(MODEL, Conjugate(shift=1.0), num_simulations=30, seed=4, progress=False, checkpoint=file)
+    post = ph.infer(MODEL, "nuts", num_samples=500, seed=0, progress=False)
+    with pytest.raises(ph.SettingError, match="other simulations"):
+        ph.calibrate(MODEL, Conjugate(), around=post, num_simulations=30, seed=4, progress=False, checkpoint=file)
+
+    def edited() -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 7.0))
+        with pyro.plate("i", ROOT_N):
+            pyro.sample("y", dist.Normal(mu, 1.0))
+
+    edited.__name__ = edited.__qualname__ = MODEL.name
+    again = ph.Model(edited).observe(y=[0.0, 1.0, 2.0])
+    with pytest.raises(ph.SettingError, match="other simulations"):
+        ph.calibrate(again, Conjugate(), num_simulations=30, seed=4, progress=False, checkpoint=file)
 
 
 def test_bad_input_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -126,11 +127,24 @@ def _chosen(model: Model, method: str | Method | Fitted, settings: dict[str, Any
     return chosen, registry.name_of(chosen)
 
 
+def _digest(simulations: Simulations, method: Any) -> str:
+    """Of what is to be recovered from what, which tells programs, inputs and data apart; and of a guide's weights."""
+    given = simulations.model.parameters
+    observed = simulations.model.structure.observations if simulations.source == "posterior" else {}
+    learned = method.params if isinstance(method, Fitted) else {}
+    found = hashlib.sha256()
+    for part in (simulations.truths, simulations.data, observed, given, learned):
+        for name, value in sorted(part.items()):
+            found.update(f"{name}{tuple(value.shape)}".encode())
+            found.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
+    return found.hexdigest()
+
+
 class _Log:
     """What is done, in a file if there is one."""
 
     def __init__(self, path: Path | None, run: str) -> None:
-        self._path, self._run, self._seed = path, run, 0
+        self._path, self._run, self._seed, self._data = path, run, 0, ""
         self.done: dict[int, Ranked] = {}
         self._found = files.read(path) if path is not None and path.exists() else None
 
@@ -141,24 +155,28 @@ class _Log:
             return seed
         other, its_seed = str(self._found.get("run")), self._found.get("seed")
         if other != self._run or (not free and its_seed != seed):
-            raise SettingError(
-                problem(
-                    "checkpoint",
-                    found=f"a file of another run (seed {its_seed}): {other[:150]}",
-                    expected="the same model, method, settings and seed",
-                    fix="checkpoint= another file",
-                )
-            )
+            raise _another(f"a file of another run (seed {its_seed}): {other[:150]}")
         self._seed = int(self._found["seed"])
         self.done = {int(start): Ranked(**kept) for start, kept in self._found["done"].items()}
         return self._seed
+
+    def compare(self, data: str) -> None:
+        """Refuse a file whose simulations are others: of another program, other inputs, or around another posterior."""
+        self._data = data
+        if self._found is not None and self._found.get("data") != data:
+            raise _another("a file of other simulations")
 
     def add(self, start: int, found: Ranked) -> None:
         """Keep one part."""
         self.done[start] = found
         if self._path is not None:
             done = {str(i): vars(part) for i, part in self.done.items()}
-            files.write({"run": self._run, "seed": self._seed, "done": done}, self._path)
+            files.write({"run": self._run, "seed": self._seed, "data": self._data, "done": done}, self._path)
+
+
+def _another(found: str) -> SettingError:
+    expected = "the same model, method, settings, data and seed"
+    return SettingError(problem("checkpoint", found=found, expected=expected, fix="checkpoint= another file"))
 
 
 def _all(
@@ -170,6 +188,7 @@ def _all(
     progress: bool,
 ) -> tuple[list[Ranked], bool]:
     """Every part in order, and whether it was stopped by hand."""
+    log.compare(_digest(simulations, job.method))
     count = next(iter(simulations.data.values())).shape[0]
     size = job.simulations_at_once if job.batched else 1
     starts = list(range(0, count, size))
