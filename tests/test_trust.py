@@ -17,7 +17,6 @@ import torch
 
 import phlogiston as ph
 from phlogiston.diagnostics import check_conflict, check_usage, modes_between_chains, stuck
-from phlogiston.diagnostics.coverage import coverage
 from phlogiston.diagnostics.modes import Cut, inside, region_evidence, regions_of
 from phlogiston.diagnostics.stein import stein
 from phlogiston.diagnostics.verdict import Check, Finding, Report
@@ -282,12 +281,6 @@ def test_a_generator_that_leaves_out_modes_is_flagged(modes: int, verdict: str) 
     assert report.verdict == verdict, report
     if modes < 8:
         assert abs(report[0].number - modes / 8.0) < 0.05
-
-
-def test_coverage_is_the_share_of_the_data_that_samples_reach() -> None:
-    data = np.arange(10.0)[:, None]
-    assert coverage(data, data[:4] + 0.1, 1) == 0.5  # 0 to 4: the fifth is 0.9 from its nearest sample
-    assert coverage(data, data, 1) == 1.0
 
 
 @pytest.mark.parametrize(("active", "state"), [(8, "fine"), (4, "fine"), (3, "caution"), (0, "do not use")])

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phlogiston.diagnostics.verdict import Check, Finding, failed, skipped
+from phlogiston.divergence import fidelity
 
 Array = NDArray[np.float64]
 
@@ -15,28 +16,10 @@ _FEWEST = 50
 _SHARE = 25  # neighbours are the count over this
 
 
-def coverage(data: Array, samples: Array, neighbours: int) -> float:
-    r"""Share of the data with a sample no further away than their own k-th neighbour among the data.
-
-    Args:
-        data: ``[n, D]``.
-        samples: ``[m, D]``.
-        neighbours: k.
-
-    References:
-        Naeem et al. (2020), Reliable fidelity and diversity metrics, https://arxiv.org/abs/2002.09797
-    """
-    own = np.sort(_distances(data, data), axis=1)[:, neighbours]  # the first is the datum itself
-    return float((_distances(data, samples).min(axis=1) <= own).mean())
-
-
-def _distances(x: Array, y: Array) -> Array:
-    square = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2.0 * x @ y.T
-    return np.asarray(np.sqrt(np.maximum(square, 0.0)))
-
-
 def check_coverage(data: Array, samples: Array, rng: np.random.Generator) -> Check:
     """Whether a generator reaches all of the data, or has collapsed onto a part.
+
+    Judged by the share of the data with a sample no further away than their own k-th neighbour among the data.
 
     Args:
         data: ``[n, ...]``.
@@ -58,7 +41,7 @@ def check_coverage(data: Array, samples: Array, rng: np.random.Generator) -> Che
             severity="do not use",
         )
         return failed(name, finding)
-    share = coverage(some, made, max(5, count // _SHARE))
+    share = float(fidelity(some, made, neighbours=max(5, count // _SHARE)).coverage.value)
     if share >= DOUBTFUL:
         return Check(name, f"samples near {share:.0%} of the data, limit {DOUBTFUL:.0%}")
     finding = Finding(

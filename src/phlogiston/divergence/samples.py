@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.divergence.classifier import held_out_logits
+from phlogiston.divergence.points import FEWEST, Features, some, squared_distances, standardised, two_samples
 from phlogiston.engine.isolate import generator, one_thread, spawn
 from phlogiston.errors import SettingError, problem
 from phlogiston.estimate import Estimate
 
 Array = NDArray[np.float64]
 
-_FEWEST = 8
 _BY_MEDIAN = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -69,6 +69,7 @@ def mmd(
     bandwidths: Sequence[float] | None = None,
     num_permutations: int = 500,
     max_points: int = 2000,
+    features: Features | None = None,
     seed: int | None = None,
 ) -> Mmd:
     r"""Squared maximum mean discrepancy, :math:`E k(x, x') + E k(y, y') - 2 E k(x, y)`, without bias.
@@ -82,6 +83,7 @@ def mmd(
         bandwidths: by default 1/4 to 4 times the median distance of the pooled points.
         num_permutations: relabellings; the smallest p-value is one over one more than that.
         max_points: of each sample; of more, so many are picked at random.
+        features: what is compared in place of the points: chunks of them, as tensors, to one row of any shape for each.
         seed: of the picks and the relabellings.
 
     Raises:
@@ -97,15 +99,15 @@ def mmd(
         >>> bool(abs(found.squared.value - 0.177268) < 4 * found.squared.se), found.p_value < 0.01
         (True, True)
     """
-    if num_permutations < 1 or max_points < _FEWEST:
+    if num_permutations < 1 or max_points < FEWEST:
         found = f"{num_permutations} permutations, {max_points} points"
-        raise SettingError(problem("mmd", found=found, expected=f"at least 1 and {_FEWEST}"))
+        raise SettingError(problem("mmd", found=found, expected=f"at least 1 and {FEWEST}"))
     picking, labelling = spawn(seed, 2)
-    x, y = _samples("mmd", x, y)
+    x, y = two_samples("mmd", x, y, features)
     rng = generator(picking)
-    x, y = _some(x, max_points, rng), _some(y, max_points, rng)
+    x, y = some(x, max_points, rng), some(y, max_points, rng)
     pooled = np.concatenate([x, y])
-    distances = _squared_distances(pooled)
+    distances = squared_distances(pooled, pooled)
     chosen = _bandwidths(distances, bandwidths)
     kernel = np.zeros_like(distances)
     for width in chosen:
@@ -115,7 +117,7 @@ def mmd(
     first = _memberships(n, m, num_permutations, generator(labelling))
     values = _discrepancies(kernel, first, n, m)
     p_value = float((1 + (values[1:] >= values[0]).sum()) / (1 + num_permutations))
-    return Mmd(Estimate(float(values[0]), _mmd_error(kernel, n)), p_value, chosen, (n, m))
+    return Mmd(Estimate(float(values[0]), jackknife_error(kernel, n)), p_value, chosen, (n, m))
 
 
 def _bandwidths(distances: Array, given: Sequence[float] | None) -> tuple[float, ...]:
@@ -137,12 +139,6 @@ def _memberships(n: int, m: int, num_permutations: int, rng: np.random.Generator
     return first
 
 
-def _squared_distances(points: Array) -> Array:
-    points = points - points.mean(0)
-    norms = np.square(points).sum(1)
-    return np.asarray(np.maximum(norms[:, None] + norms[None] - 2.0 * points @ points.T, 0.0))
-
-
 def _discrepancies(kernel: Array, first: Array, n: int, m: int) -> Array:
     """The statistic for each column of memberships ``[N + M, columns]``; the kernel's diagonal is zero."""
     with one_thread():
@@ -154,7 +150,7 @@ def _discrepancies(kernel: Array, first: Array, n: int, m: int) -> Array:
     return np.asarray(within / (n * (n - 1)) + others / (m * (m - 1)) - 2.0 * across / (n * m))
 
 
-def _mmd_error(kernel: Array, n: int) -> float:
+def jackknife_error(kernel: Array, n: int) -> float:
     """Standard error by the jackknife over the points of each sample, which sees both orders of a U-statistic."""
     m = kernel.shape[0] - n
     xx, yy, xy = kernel[:n, :n], kernel[n:, n:], kernel[:n, n:]
@@ -165,7 +161,15 @@ def _mmd_error(kernel: Array, n: int) -> float:
     return math.sqrt((n - 1) * without_x.var() + (m - 1) * without_y.var())
 
 
-def c2st(x: Any, y: Any, *, folds: int = 5, max_points: int = 5000, seed: int | None = None) -> C2st:
+def c2st(
+    x: Any,
+    y: Any,
+    *,
+    folds: int = 5,
+    max_points: int = 5000,
+    features: Features | None = None,
+    seed: int | None = None,
+) -> C2st:
     r"""Classifier two-sample test: how often a network tells the samples apart, on points that it has not seen.
 
     Under equal distributions the number of right answers of ``2 n`` is binomial with one half; the p-value is
@@ -176,6 +180,7 @@ def c2st(x: Any, y: Any, *, folds: int = 5, max_points: int = 5000, seed: int | 
         y: points ``[M, ...]`` of the same shape each. Of the larger sample, as many as the smaller has are picked.
         folds: parts of the data; each is judged by a network trained on the others.
         max_points: of each sample; of more, so many are picked at random.
+        features: what is compared in place of the points: chunks of them, as tensors, to one row of any shape for each.
         seed: of picks, folds and networks.
 
     Raises:
@@ -191,42 +196,17 @@ def c2st(x: Any, y: Any, *, folds: int = 5, max_points: int = 5000, seed: int | 
         True
     """
     picking, fitting = spawn(seed, 2)
-    x, y = _samples("c2st", x, y)
+    x, y = two_samples("c2st", x, y, features)
     size = min(len(x), len(y), max_points)
     if folds < 2 or size < folds:
         raise SettingError(problem("folds", found=f"{folds} for {size} points", expected="from 2 to as many as points"))
     rng = generator(picking)
-    pooled = np.concatenate([_some(x, size, rng), _some(y, size, rng)])
-    spread = pooled.std(0)
-    pooled = (pooled - pooled.mean(0)) / np.where(spread > 0.0, spread, 1.0)
+    pooled = np.concatenate([some(x, size, rng), some(y, size, rng)])
     labels = np.repeat([0.0, 1.0], size)
-    logits = held_out_logits(pooled, labels, folds, fitting)
+    logits = held_out_logits(standardised(pooled), labels, folds, fitting)
     right = np.where(logits == 0.0, 0.5, (logits > 0.0) == (labels > 0.5))
     accuracy = float(right.mean())
     error = math.sqrt(max(accuracy * (1.0 - accuracy), 0.25 / (2 * size)) / (2 * size))
     p_value = 0.5 * math.erfc((accuracy - 0.5) * math.sqrt(8.0 * size) / math.sqrt(2.0))
     loss = float(np.logaddexp(0.0, np.where(labels > 0.5, -logits, logits)).mean())
     return C2st(Estimate(accuracy, error), p_value, loss, size)
-
-
-def _samples(verb: str, x: Any, y: Any) -> tuple[Array, Array]:
-    """Both as ``[N, D]``, checked."""
-    arrays = []
-    for name, given in (("x", x), ("y", y)):
-        array = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given, dtype=float)
-        if array.ndim == 0 or len(array) < _FEWEST:
-            found = f"{array.shape[0] if array.ndim else 1} points"
-            raise ValueError(problem(f"{verb}({name})", found=found, expected=f"at least {_FEWEST}"))
-        bad = int((~np.isfinite(array)).sum())
-        if bad:
-            found = f"{bad} of {array.size} numbers that are NaN or infinite"
-            raise ValueError(problem(f"{verb}({name})", found=found, expected="finite numbers"))
-        arrays.append(array)
-    if arrays[0].shape[1:] != arrays[1].shape[1:]:
-        found = f"points of shape {arrays[0].shape[1:]} and {arrays[1].shape[1:]}"
-        raise ValueError(problem(verb, found=found, expected="points of one shape"))
-    return arrays[0].reshape(len(arrays[0]), -1), arrays[1].reshape(len(arrays[1]), -1)
-
-
-def _some(points: Array, limit: int, rng: np.random.Generator) -> Array:
-    return points if len(points) <= limit else points[rng.choice(len(points), limit, replace=False)]
