@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +255,36 @@ def test_machine_code_is_kept_on_disk_and_serves_other_data(load_model: Any, tmp
     torch.testing.assert_close(second, ph.Target(other, engine="loop").value_and_grad(points(1, 4)))
     assert not torch.equal(first[0], second[0])
     assert [file.stat().st_mtime_ns for file in tmp_path.glob("*.inductor")] == [stamp]
+
+
+AT_THE_EDGE_OF_MEMORY = """
+import ctypes, mmap
+import numpy as np
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from phlogiston.engine.compiled import compile_graph
+
+rows, columns, page = 6, 4, mmap.PAGESIZE
+pages = mmap.mmap(-1, 2 * page)
+address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + page), page, 0) == 0  # the second page cannot be read
+last = np.frombuffer(pages, dtype=np.float64, count=rows * columns, offset=page - 8 * rows * columns)
+x = torch.from_numpy(last.reshape(rows, columns))
+x.copy_(torch.arange(24.0).reshape(rows, columns))
+
+def padded(x):
+    return (torch.constant_pad_nd(x * torch.ones(rows, 1, dtype=x.dtype), [0, 0, 2, 0]) + 1.0,)
+
+code = compile_graph(make_fx(padded)(x.clone()), [x])
+assert torch.equal(code(x)[0], padded(x)[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="protects a page by the C library")
+def test_machine_code_does_not_read_past_the_end_of_an_array(tmp_path: Path) -> None:
+    settings = {**os.environ, "PHLOGISTON_CACHE": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", AT_THE_EDGE_OF_MEMORY], env=settings, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr or f"killed by signal {-run.returncode}"
 
 
 def test_the_public_compiler_is_the_fallback(load_model: Any, tmp_path: Path, monkeypatch: Any) -> None:

@@ -32,6 +32,16 @@ class CompilerUnavailable(RuntimeError):
     """Inductor could not compile the graph; the graph itself still runs."""
 
 
+# Shapes are those of the example at every call: asserting it again costs more than a small model's gradient. And the
+# last few elements of a row go one by one: where an operation pads, Inductor's vectors read past the end of memory.
+_OPTIONS = {
+    "size_asserts": False,
+    "alignment_asserts": False,
+    "scalar_asserts": False,
+    "cpp.enable_loop_tail_vec": False,
+}
+
+
 def cache_folder() -> Path:
     """Where machine code is kept: ``$PHLOGISTON_CACHE``, else ``~/.cache/phlogiston``."""
     chosen = os.environ.get("PHLOGISTON_CACHE")
@@ -42,7 +52,7 @@ def key_of(module: fx.GraphModule, arguments: list[torch.Tensor]) -> str:
     """What machine code depends on: the graph, the inputs' layouts, torch, the processor and its threads."""
     layouts = [(tuple(a.shape), tuple(a.stride()), str(a.dtype), str(a.device)) for a in arguments]
     machine = (torch.__version__, sys.version_info[:2], platform.machine(), torch.backends.cpu.get_cpu_capability())
-    text = repr((module.graph.python_code("self").src, layouts, machine, torch.get_num_threads()))
+    text = repr((module.graph.python_code("self").src, layouts, machine, torch.get_num_threads(), _OPTIONS))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -99,9 +109,7 @@ def _compile(module: fx.GraphModule, inputs: list[torch.Tensor], path: Path) -> 
     standalone = getattr(__import__("torch._inductor", fromlist=["_"]), "standalone_compile", None)
     if standalone is None:
         return torch.compile(module, fullgraph=True, dynamic=False)
-    # Shapes are those of the example at every call: asserting it again costs more than a small model's gradient.
-    unchecked = {"size_asserts": False, "alignment_asserts": False, "scalar_asserts": False}
-    artifact = standalone(module, inputs, dynamic_shapes="from_example_inputs", options={"config_patches": unchecked})
+    artifact = standalone(module, inputs, dynamic_shapes="from_example_inputs", options={"config_patches": _OPTIONS})
     _save(artifact, path)
     compiled: Compiled = artifact
     return compiled
