@@ -12,7 +12,7 @@ from typing import Any
 
 from phlogiston import checkpoint, registry, storage
 from phlogiston.algorithms.needs import Method
-from phlogiston.engine.isolate import seed_sequence
+from phlogiston.engine.isolate import seed_sequence, uncollected
 from phlogiston.errors import warn
 from phlogiston.fitted import Fitted
 from phlogiston.model import Model
@@ -72,7 +72,8 @@ def infer(
         raise TypeError(f"method {registry.name_of(chosen)!r} takes no {given}; methods that do: {', '.join(able)}")
     names: list[str] = [field.name for field in dataclasses.fields(chosen)] if dataclasses.is_dataclass(chosen) else []
     posterior = replace(posterior, settings={name: _plain(getattr(chosen, name)) for name in names})
-    findings = posterior.diagnose(thorough=False)
+    with uncollected():
+        findings = posterior.diagnose(thorough=False)
     if findings:
         lines = [str(finding) for finding in findings]
         warn(f"{registry.name_of(chosen)}: " + " | ".join(lines), findings[0].category)

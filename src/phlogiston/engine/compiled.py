@@ -22,10 +22,11 @@ import torch
 from torch import fx
 
 from phlogiston.engine.graph import constants_to_inputs
-from phlogiston.engine.isolate import quiet
+from phlogiston.engine.isolate import quiet, uncollected
 
 Compiled = Callable[..., Any]
 _EXTENSION = ".inductor"
+_LOGGER = "torch._inductor.standalone_compile"
 
 
 class CompilerUnavailable(RuntimeError):
@@ -81,7 +82,7 @@ def _ready(module: fx.GraphModule, inputs: list[torch.Tensor], path: Path, *, pr
     Inductor finds out in other processes which of the processor's vector instructions the C++ compiler knows, seconds
     for each that starts; what torch itself runs on is tried first (``probe`` False).
     """
-    with warnings.catch_warnings(), torch.no_grad(), quiet("torch._inductor.standalone_compile"), _vectors(probe):
+    with warnings.catch_warnings(), torch.no_grad(), uncollected(), quiet(_LOGGER), _vectors(probe):
         warnings.simplefilter("ignore")
         code = _load(path) or _compile(module, inputs, path)
         code(*inputs)

@@ -18,6 +18,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from phlogiston.engine.isolate import uncollected
 from phlogiston.engine.noise import Noise, is_random, lift
 from phlogiston.errors import UntraceableProgram
 
@@ -136,7 +137,7 @@ def constants_to_inputs(module: fx.GraphModule) -> tuple[fx.GraphModule, list[to
 
 
 def _traced(function: Callable[..., Any], arguments: list[torch.Tensor]) -> fx.GraphModule:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), uncollected():
         warnings.simplefilter("ignore")
         try:
             module: fx.GraphModule = make_fx(function)(*arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 from collections.abc import Iterator
@@ -49,6 +50,21 @@ def _copied(state: Any) -> Any:
         name: value.detach().clone().requires_grad_(value.requires_grad) for name, value in state["params"].items()
     }
     return {**state, "params": params}
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without looking for garbage, which takes a fifth of the time where a hundred thousand objects are made to stay.
+
+    For tracing, compiling and loading; memory that cycles hold is freed at the first collection after it.
+    """
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 @contextmanager

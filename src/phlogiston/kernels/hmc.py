@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.engine.chains import ChainDensity, Scale, Scaling, scaled
+from phlogiston.engine.isolate import uncollected
 from phlogiston.kernels.adaptation import StepSearch, named_scale, reasonable_step, scale_in, unit_scale
 from phlogiston.kernels.blocks import Drawn, Report, State
 from phlogiston.kernels.nuts import NutsBlock
@@ -170,7 +171,8 @@ class HmcBlock:
             state.update({name: value for name, value in grown.items() if name in state and name != "x"})
             state["x"] = np.ascontiguousarray(grown["vectors"][:, Z].T)
         run = _Run(self, density, state)
-        run.restart(search=self.num_warmup > 0)
+        with uncollected():  # the first call loads machine code
+            run.restart(search=self.num_warmup > 0)
         self._tune(run, self.num_warmup - by_trees, report)
 
     def _tune(self, run: _Run, transitions: int, report: Report) -> None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.engine.chains import ChainDensity, Scale, Scaling, scaled, unscaled, unscaled_back
+from phlogiston.engine.isolate import uncollected
 from phlogiston.kernels.adaptation import (
     CROWD,
     StepSearch,
@@ -68,7 +69,8 @@ class NutsBlock:
     def warm_up(self, density: ChainDensity, state: State, report: Report) -> None:
         """Bring the chains to the typical set and learn step size and scale from all of them; in place."""
         run = _Run(density, state)
-        run.restart(search=self.num_warmup > 0)
+        with uncollected():  # the first call loads machine code
+            run.restart(search=self.num_warmup > 0)
         approached = self._approach(run, report) if run.chains >= CROWD else 0
         for window in windows(self.num_warmup - approached, run.chains):
             self._warm_up_window(run, window, report)
