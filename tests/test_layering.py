@@ -21,6 +21,7 @@ LAYERS = [
     ["preflight", "arviz_edge", "divergence"],
     ["diagnostics"],
     ["model"],
+    ["measurement"],
     ["guides"],
     ["drawn"],
     ["plots", "predictive", "groups", "tables", "trust", "trust_training"],

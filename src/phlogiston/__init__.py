@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from phlogiston.guides.amortized import Amortized
     from phlogiston.inference import infer, load, methods
     from phlogiston.kernels.optimisers import Adam
+    from phlogiston.measurement import measured
     from phlogiston.model import Model
     from phlogiston.posterior import Posterior
     from phlogiston.preflight import Problem
@@ -96,6 +97,7 @@ _HOMES = {
     "guides.amortized": ("Amortized",),
     "inference": ("infer", "load", "methods"),
     "kernels.optimisers": ("Adam",),
+    "measurement": ("measured",),
     "model": ("Model",),
     "posterior": ("Posterior",),
     "preflight": ("Problem",),
@@ -159,6 +161,7 @@ __all__ = [
     "evidence",
     "infer",
     "load",
+    "measured",
     "methods",
     "train",
 ]

@@ -15,6 +15,7 @@ from phlogiston.diagnostics import Report
 from phlogiston.errors import UnknownName, UnsupportedModel, did_you_mean, problem
 from phlogiston.evaluation import Bound, Encoded, GapSplit, Likelihood, Usage
 from phlogiston.guides.amortized import AmortizedGuide
+from phlogiston.measurement import Noise, measured
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 from phlogiston.report import write_fitted
@@ -65,6 +66,14 @@ class Fitted:
     def simulate(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, torch.Tensor]:
         """Draw every site of the trained program, latents from their priors: ``[num_samples, *site shape]``."""
         return self.model.simulate(num_samples, seed=seed)
+
+    def measured(self, *, noise: Noise, **data: Any) -> Model:
+        """The trained generator as the prior of data that were measured with noise: see ``ph.measured``.
+
+        ``ph.infer(fitted.measured(x=image, noise=0.1), "nuts")`` inverts an image, completes its NaN entries, and
+        ``ph.AIS()`` in the place of "nuts" estimates its log likelihood.
+        """
+        return measured(self.model, noise=noise, **data)
 
     def generate(self, num_elements: int, *, seed: int | None = None) -> dict[str, torch.Tensor]:
         """New data: the trained program's sites in the plate of an amortised guide, ``[num_elements, ...]`` each."""

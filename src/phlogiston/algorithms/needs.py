@@ -105,7 +105,7 @@ def require(method: Any, model: Model) -> Model:
                 f"site {name!r}",
                 found="a value for an output that is computed and has no density",
                 expected="an observation with a density around it",
-                fix=f'pyro.sample("seen", dist.Normal({name}, 0.1)) and .observe(seen=...), or '
+                fix=f"ph.measured(model, {name}=..., noise=0.1), which puts one around it, or "
                 f"ph.train(model, ph.Adversarial())",
             )
         )
