@@ -115,16 +115,11 @@ class Batched:
         starts = range(0, rows, size)
         seeds = spawn(seed if seed is not None else np.random.SeedSequence(0), len(starts))
         self._compile_if_it_pays(size, calls=1 + min(rows, expected or rows) // size)
-        with ThreadPoolExecutor(_NOISE_THREADS) as pool:
-            ahead = deque(pool.submit(self._noise, s, size) for s in seeds[:_NOISE_AHEAD])
-            for i, start in enumerate(starts):
-                stop = min(start + size, rows)
-                part = {name: value[start:stop] for name, value in inputs.items()}
-                noise = ahead.popleft().result()
-                if i + _NOISE_AHEAD < len(seeds):
-                    ahead.append(pool.submit(self._noise, seeds[i + _NOISE_AHEAD], size))
-                result = self._evaluate(part, stop - start, size, noise, seeds[i])
-                yield {key: value[: stop - start] for key, value in result.items()}
+        for i, (start, noise) in enumerate(zip(starts, self._noises(seeds, size), strict=True)):
+            stop = min(start + size, rows)
+            part = {name: value[start:stop] for name, value in inputs.items()}
+            result = self._evaluate(part, stop - start, size, noise, seeds[i])
+            yield {key: value[: stop - start] for key, value in result.items()}
 
     def chunk_rows(self, rows: int) -> int:
         """Rows evaluated by one call: a power of two, within the processor's cache if it can be."""
@@ -161,6 +156,19 @@ class Batched:
         with isolated(as_int(seed) if seed is not None else None, self._dtype), torch.no_grad():
             results = [self._function({name: value[i] for name, value in part.items()}) for i in range(rows)]
         return {key: torch.stack([result[key].detach() for result in results]) for key in results[0]}
+
+    def _noises(self, seeds: list[np.random.SeedSequence], rows: int) -> Iterator[list[torch.Tensor]]:
+        """The noise of each chunk, drawn ahead in threads where there is more than one to draw."""
+        if len(seeds) == 1 or self._graph is None or not self._graph.noises:
+            yield from (self._noise(seed, rows) for seed in seeds)
+            return
+        with ThreadPoolExecutor(_NOISE_THREADS) as pool:
+            ahead = deque(pool.submit(self._noise, seed, rows) for seed in seeds[:_NOISE_AHEAD])
+            for i in range(len(seeds)):
+                noise = ahead.popleft().result()
+                if i + _NOISE_AHEAD < len(seeds):
+                    ahead.append(pool.submit(self._noise, seeds[i + _NOISE_AHEAD], rows))
+                yield noise
 
     def _noise(self, seed: np.random.SeedSequence, rows: int) -> list[torch.Tensor]:
         rng = generator(seed)

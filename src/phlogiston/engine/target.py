@@ -62,6 +62,7 @@ class Target:
         self._interpreter = Interpreter(bound, self.structure)
         self._functions: dict[str, Batched] = {}
         self._chains: dict[tuple[Any, ...], ChainDensity] = {}
+        self._full: dict[tuple[int, int], FullDensity] = {}
         self._independent = False  # known of the elements of plated discrete latents
         self._lock = threading.RLock()
 
@@ -205,7 +206,10 @@ class Target:
 
     def full(self, rows: int, calls: int) -> FullDensity:
         """The joint density of all latents, term by term, for about so many calls of so many rows."""
-        return full_density(self._interpreter, self._wanted, self.dtype, rows, calls)
+        with self._lock:
+            if (rows, calls) not in self._full:
+                self._full[rows, calls] = full_density(self._interpreter, self._wanted, self.dtype, rows, calls)
+            return self._full[rows, calls]
 
     def marginal(self, rows: int, calls: int) -> Columns:
         """``log_density`` for about so many calls of so many points, without a gradient."""
