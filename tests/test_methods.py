@@ -304,18 +304,18 @@ def test_exact_follows_plates_and_chains_far_beyond_the_joint_table() -> None:
     def chains() -> None:
         with pyro.plate("series", 20):
             z = 0
-            for t in pyro.markov(range(50)):
+            for t in pyro.markov(range(25)):
                 z = pyro.sample(f"z_{t}", dist.Categorical(torch.tensor([[0.9, 0.1], [0.2, 0.8]])[z]))
                 pyro.sample(f"y_{t}", dist.Normal(torch.tensor([-1.0, 1.0])[z], 1.0))
 
-    model = ph.Model(chains).observe(**{f"y_{t}": torch.linspace(-2, 2, 20) for t in range(50)})
+    model = ph.Model(chains).observe(**{f"y_{t}": torch.linspace(-2, 2, 20) for t in range(25)})
     log_evidence, marginals = model.target().enumerate()
     alpha = torch.zeros(20, 2, dtype=torch.float64)
     transition = torch.tensor([[0.9, 0.1], [0.2, 0.8]], dtype=torch.float64).log()
-    for t in range(50):
+    for t in range(25):
         before = transition[0].expand(20, 2) if t == 0 else torch.logsumexp(alpha[:, :, None] + transition, 1)
         y = torch.linspace(-2, 2, 20, dtype=torch.float64)[:, None]
         alpha = before + torch.distributions.Normal(torch.tensor([-1.0, 1.0]).double(), 1.0).log_prob(y)
     assert float(log_evidence) == pytest.approx(float(torch.logsumexp(alpha, 1).sum()), rel=1e-6)
     last = torch.softmax(alpha, 1)
-    torch.testing.assert_close(marginals["z_49"], last, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(marginals["z_24"], last, rtol=1e-5, atol=1e-6)
