@@ -358,3 +358,59 @@ def test_elements_that_are_tied_together_are_not_summed_out_one_by_one(program: 
     weights = weights * (total.exp() if site == "f" else torch.exp(-((1.0 - total) ** 2) / 4.0))
     exact = float((weights * total).sum() / weights.sum()) / 4.0
     assert (abs(found.mean - exact) < 4.5 * found.mean_se).all()
+
+
+def test_a_scaled_latent_is_traced_and_weighed_by_its_scale() -> None:
+    def program() -> None:
+        with pyro.poutine.scale(scale=0.5):
+            mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        with pyro.plate("i", 3):
+            pyro.sample("y", dist.Normal(mu, 1.0))
+
+    post = ph.infer(ph.Model(program).observe(y=[0.0, 1.0, 2.0]), "importance", seed=0, progress=False)
+    assert post.engine == "graph"
+    found = post.expect("mu")
+    assert abs(float(found.value) - 3.0 / 3.125) < 4.0 * float(found.se)
+
+
+def branching(y: list[float], **kind: Any) -> ph.Model:
+    def program() -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        seen = pyro.sample("y", dist.Normal(mu, 1.0).expand([2]).to_event(1))
+        wide = kind["numpy"](seen) if "numpy" in kind else torch.ones(())
+        pyro.sample("w", dist.Normal(mu, 1.0 + wide))
+
+    return ph.Model(program).observe(y=y, w=0.5)
+
+
+def test_models_of_other_data_share_their_traces_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, usual = [], graph.trace_single
+
+    def counted(*args: Any) -> Any:
+        made.append(1)
+        return usual(*args)
+
+    monkeypatch.setattr(graph, "trace_single", counted)
+    family = branching([0.0, 1.0]).for_many_data("y")
+    u = points(1)
+    for i, y in enumerate(([3.0, -1.0], [0.5, 8.0], [2.0, 2.0])):
+        member, alone = family.observe(y=y), branching(y)
+        found = member.target("graph")
+        before = len(made)
+        values = (found.log_density(u), *found.value_and_grad(u), found.constrain(u)["mu"])
+        assert len(made) - before == (4 if i == 0 else 0)  # with the prior draws that judge whether graphs will do
+        loop = alone.target("loop")
+        for value, expected in zip(values, (loop.log_density(u), *loop.value_and_grad(u), u[:, 0]), strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-10)
+        chains = found.chains((torch.ones(1, dtype=torch.float64),), 6, 1)
+        torch.testing.assert_close(chains.evaluate(u.mT, torch.ones(1, dtype=torch.float64))[0], values[0])
+
+
+def test_data_that_leave_torch_are_traced_anew_for_each_model() -> None:
+    def spread(seen: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(float(np.abs(np.asarray(seen.detach().tolist())).sum()))
+
+    family, u = branching([0.0, 1.0], numpy=spread).for_many_data("y"), points(1)
+    for y in ([3.0, -1.0], [0.5, 8.0], [2.0, 2.0]):
+        expected = branching(y, numpy=spread).target("loop").log_density(u)
+        torch.testing.assert_close(family.observe(y=y).target("graph").log_density(u), expected)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from phlogiston.engine import Site, Structure, Target, discover
+from phlogiston.engine import Family, Site, Structure, Target, discover
 from phlogiston.engine.batched import Tier
 from phlogiston.engine.handlers import Missing
 from phlogiston.engine.isolate import seed_sequence
@@ -66,6 +66,7 @@ class Model:
 
     def _forget(self) -> None:
         self._structure: Structure | None = None
+        self._family: Family | None = None
         self._targets: dict[tuple[str, torch.dtype], Target] = {}
         self._lock = threading.RLock()
 
@@ -171,7 +172,19 @@ class Model:
             self._insist_on_shape(name, self._sites()[name].drawn_shape, observed[name])
         for name in implicit:
             self._insist_on_shape(name, self._sites()[name].shape, observed[name])
-        return self._with(_observed=observed, _missing=MappingProxyType(kept))._checked()
+        new = self._with(_observed=observed, _missing=MappingProxyType(kept))
+        if self._family is not None and set(values) <= set(self._family.sites):
+            new._family = self._family
+        return new._checked()
+
+    def for_many_data(self, *sites: str) -> Model:
+        """The same model; those that ``observe`` makes of it with other values of these sites are traced once for all.
+
+        Values of the same shapes are inputs of what is traced. It pays for many small data sets.
+        """
+        new = self._with()
+        new._family = Family(new, new.structure, sites)
+        return new
 
     def _insist_on_shape(self, name: str, shape: tuple[int, ...], value: torch.Tensor) -> None:
         if tuple(value.shape) != shape:
@@ -294,7 +307,9 @@ class Model:
         """The log densities of this model; traced once and kept."""
         with self._lock:
             if (engine, dtype) not in self._targets:
-                self._targets[engine, dtype] = Target(self, engine=engine, dtype=dtype)
+                known = self._sites() if dtype == torch.float64 and not self._sites().parameters else None
+                made = Target(self, engine=engine, dtype=dtype, structure=known, family=self._family)
+                self._targets[engine, dtype] = made
             return self._targets[engine, dtype]
 
     def simulate(

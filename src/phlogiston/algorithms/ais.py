@@ -159,16 +159,17 @@ class AIS:
             seed: of the data and of all runs.
 
         Raises:
-            UnsupportedModel: as for the method; or the model has a factor, which cannot be simulated.
+            UnsupportedModel: as for the method; or a factor or a scaled site cannot be simulated.
         """
         model = require(self, model)
-        if factors := model.structure.of("factor"):
-            found = "a factor, which is no distribution of data"
-            raise UnsupportedModel(problem(f"site {factors[0].name!r}", found=found, expected="observed sites only"))
+        for site in model.structure.sites:
+            if site.role == "factor" or site.scaled:
+                found = f"a {'factor' if site.role == 'factor' else 'scaled density'}, which is no distribution of data"
+                raise UnsupportedModel(problem(f"site {site.name!r}", found=found, expected="observed sites only"))
         simulating, starting, moving, piloting = spawn(seed, 4)
         drawn = model.target(self.engine).simulate({}, 1, simulating)
         data: dict[str, Any] = {site.name: drawn[site.name][0] for site in model.structure.observable}
-        simulated = model.unobserved().observe(**data)
+        simulated = model.observe(**data)
         target = simulated.target(self.engine)
         path = self._path(target)
         ladder = self._ladder(target, path, piloting)

@@ -1,7 +1,8 @@
 """Programs to densities: the only folder that touches poutine, functorch, FX and Inductor."""
 
+from phlogiston.engine.rebinding import Family
 from phlogiston.engine.relations import parents_of
 from phlogiston.engine.sites import Plate, Site, Structure, discover
 from phlogiston.engine.target import Target
 
-__all__ = ["Plate", "Site", "Structure", "Target", "discover", "parents_of"]
+__all__ = ["Family", "Plate", "Site", "Structure", "Target", "discover", "parents_of"]

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -41,6 +42,24 @@ _SECONDS_AN_ELEMENT = 1e-9
 _SECONDS_TO_COMPILE, _SECONDS_TO_COMPILE_AN_OPERATION = 2.0, 0.02
 
 
+Form = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+@dataclass
+class Traces:
+    """What is made of a function once: its graph, and batched and compiled forms of it.
+
+    ``confirmed`` says that the graph was compared with the program before other data than those it was traced with.
+    """
+
+    is_traced: bool = False
+    graph: Graph | None = None
+    confirmed: bool = False
+    batched: dict[int, torch.fx.GraphModule] = field(default_factory=dict)
+    compiled: dict[int, Callable[..., Any]] = field(default_factory=dict)
+    prepared: dict[Any, tuple[str, Callable[..., Any]]] = field(default_factory=dict)
+
+
 class Batched:
     """``function`` of one draw as a function of many.
 
@@ -53,6 +72,9 @@ class Batched:
         second: another input, at which graph and program are compared before the graph is believed.
         check: looks at one draw of a random graph and raises ``UntraceableProgram`` if it contradicts the program.
         judge: another function of the same program, whose graph must be believed for this one's to be.
+        held: further inputs of ``function``, the same for all draws, which it takes from its program if they are left
+            out: data, so that what is traced serves other data as well.
+        traces: what was traced for other values of them.
     """
 
     def __init__(
@@ -66,35 +88,69 @@ class Batched:
         second: Values | None = None,
         check: Callable[[Values], None] | None = None,
         judge: Callable[[], Batched] | None = None,
+        held: Values | None = None,
+        traces: Traces | None = None,
     ) -> None:
         if tier not in TIERS:
             raise SettingError(f"engine: found {tier!r}; expected one of {', '.join(TIERS)}")
         self._function, self._example, self._dtype, self._wanted = function, example, dtype, tier
         self._is_random, self._second, self._check, self._judge = is_random, second, check, judge
-        self._compiled: dict[int, Callable[..., Any]] = {}
-        self._batched: dict[int, torch.fx.GraphModule] = {}
-        self._graph: Graph | None = None
+        self._held, self._traces = held or {}, traces or Traces()
         self._is_traced = tier == "loop"
+        self._alone: Graph | None = None
         self.reason = ""
         self.ran: str = "loop"
+
+    @property
+    def _graph(self) -> Graph | None:
+        return self._traces.graph
 
     def _trace(self) -> Graph | None:
         """The graph of one draw, made at the first call; None where the loop must serve."""
         if not self._is_traced:
             self._is_traced = True
-            try:
-                if self._judge is not None and not (judge := self._judge()).traced:
-                    raise UntraceableProgram(judge.reason)
-                with isolated(seed=0, dtype=self._dtype):
-                    traced = graph.trace_single(self._function, self._example)
-                    if self._second is not None:
-                        self._compare(traced, self._second)
-                    if self._check is not None:
-                        self._check(self._one_draw(traced))
-                self._graph = traced
-            except UntraceableProgram as error:
-                self.reason = str(error)
+            judge = None if self._judge is None else self._judge()
+            if judge is not None and not judge.traced:
+                self.reason = judge.reason
+                return None
+            if self._held and (judge is None or judge.serves_other_data):
+                self._join()
+            else:
+                self._held, self._traces = {}, Traces()
+            if not self._held:
+                self._make()
         return self._graph
+
+    def _make(self) -> None:
+        try:
+            with isolated(seed=0, dtype=self._dtype):
+                traced = graph.trace_single(self._function, {**self._example, **self._held})
+                self._verify(traced)
+            self._traces.graph = traced
+        except UntraceableProgram as error:
+            self.reason = str(error)
+
+    def _join(self) -> None:
+        """Take the graph that others traced, or make one for them too; hold nothing if it does not follow the data."""
+        traces = self._traces
+        if not traces.is_traced:
+            traces.is_traced = True
+            self._make()
+        elif traces.graph is not None and not traces.confirmed:
+            try:
+                with isolated(seed=0, dtype=self._dtype):
+                    self._verify(traces.graph)
+                traces.confirmed = True
+            except UntraceableProgram:
+                traces.graph = None
+        if traces.graph is None:
+            self._held, self._traces, self.reason = {}, Traces(), ""
+
+    def _verify(self, traced: Graph) -> None:
+        if self._second is not None:
+            self._compare(traced, self._second)
+        if self._check is not None:
+            self._check(self._one_draw(traced))
 
     def __call__(self, inputs: Values, rows: int, seed: np.random.SeedSequence | None = None) -> Values:
         """Evaluate ``rows`` draws; every input has ``rows`` as its first dimension. Chunks of any size are fine."""
@@ -133,7 +189,18 @@ class Batched:
     @property
     def graph(self) -> Graph | None:
         """The graph of one draw; None where the program has to be looped over."""
-        return self._trace()
+        found = self._trace()
+        if found is None or not self._held:
+            return found
+        if self._alone is None:
+            with isolated(seed=0, dtype=self._dtype):
+                self._alone = graph.holding(found, self._held)
+        return self._alone
+
+    @property
+    def serves_other_data(self) -> bool:
+        """Whether the graph has data as inputs."""
+        return self._trace() is not None and bool(self._held)
 
     @property
     def traced(self) -> bool:
@@ -150,6 +217,33 @@ class Batched:
             except compiled.CompilerUnavailable as error:
                 self.reason = f"not compiled: {error}"
         return "graph", module
+
+    def prepared(
+        self, key: Any, axes: tuple[int | None, ...], form: Form, arguments: list[torch.Tensor], rows: int, calls: int
+    ) -> tuple[str, Callable[..., Any]]:
+        """A batched form of the graph, as machine code where that pays, with its tier; made once for all data.
+
+        Args:
+            key: that tells it from other forms of the same graph.
+            axes: of the graph's inputs, along which it is mapped; its outputs are mapped along the last.
+            form: makes of the mapped graph the function that is wanted.
+            arguments: an example of what that is called with.
+            rows: of a call.
+            calls: how often it will be called, roughly.
+        """
+        found, held, count = self._trace(), list(self._held.values()), len(arguments)
+        assert found is not None
+        mapped = torch.func.vmap(found.module, in_dims=(*axes, *(None for _ in held)), out_dims=-1)
+
+        def function(*tensors: torch.Tensor) -> Any:
+            return form(lambda *inputs: mapped(*inputs, *tensors[count:]))(*tensors[:count])
+
+        if (key, calls) not in self._traces.prepared:
+            example = [*arguments, *held]
+            made = self.compiled_or(graph.batch_by(function, example), example, rows, calls)
+            self._traces.prepared[key, calls] = made
+        tier, call = self._traces.prepared[key, calls]
+        return tier, (lambda *tensors: call(*tensors, *held)) if held else call
 
     def _loop(self, part: Values, rows: int, seed: np.random.SeedSequence | None = None) -> Values:
         self.ran = "loop"
@@ -178,33 +272,34 @@ class Batched:
         self, part: Values, rows: int, size: int, noise: list[torch.Tensor], seed: np.random.SeedSequence
     ) -> Values:
         if self._graph is not None:
-            padded = [_pad(part[name], size) for name in self._graph.inputs]
+            padded = [_pad(part[name], size) for name in self._graph.inputs if name not in self._held]
             try:
-                call = self._compiled.get(size) or self._batched_graph(size)
+                call = self._traces.compiled.get(size) or self._batched_graph(size)
                 fits = size * self._graph.largest <= _ELEMENTS_IN_CACHE
                 with ExitStack() as stack:
                     stack.enter_context(torch.no_grad())
                     stack.enter_context(one_thread() if fits else nullcontext())
                     if self._graph.has_randomness_left:
                         stack.enter_context(isolated(as_int(seed)))
-                    outputs = call(*noise, *padded)
-                self.ran = "compiled" if size in self._compiled else "graph"
+                    outputs = call(*noise, *padded, *self._held.values())
+                self.ran = "compiled" if size in self._traces.compiled else "graph"
                 return dict(zip(self._graph.outputs, outputs, strict=True))
             except UntraceableProgram as error:
-                self._graph, self.reason = None, str(error)
+                self._traces.graph, self.reason = None, str(error)
         return self._loop(part, rows, seed)
 
     def _batched_graph(self, size: int) -> torch.fx.GraphModule:
-        if size not in self._batched:
+        if size not in self._traces.batched:
             assert self._graph is not None
             with isolated(seed=0, dtype=self._dtype):
-                self._batched[size] = graph.batch(self._graph, size, self._example)
-        return self._batched[size]
+                self._traces.batched[size] = graph.batch(self._graph, size, self._example, self._held)
+        return self._traces.batched[size]
 
     def _arguments(self, size: int) -> list[torch.Tensor]:
         assert self._graph is not None
         noise = [torch.zeros((size, *n.shape), dtype=n.dtype) for n in self._graph.noises]
-        return noise + [_pad(self._example[name].unsqueeze(0), size) for name in self._graph.inputs]
+        own = [_pad(self._example[name].unsqueeze(0), size) for name in self._graph.inputs if name not in self._held]
+        return [*noise, *own, *self._held.values()]
 
     def _compile_if_it_pays(self, rows: int, calls: int) -> None:
         """Compile when told to, or when the graph as it is would take longer than compiling."""
@@ -219,19 +314,19 @@ class Batched:
         return self._wanted == "compiled" or (calls * a_call > compiling and not self._graph.has_randomness_left)
 
     def _compile(self, size: int) -> None:
-        if size in self._compiled or self._graph is None or self.reason:
+        if size in self._traces.compiled or self._graph is None or self.reason:
             return
         if self._graph.has_randomness_left:
             self.reason = "a draw depends on a latent in a way that cannot be compiled (a gamma with a latent shape)"
             return
         try:
-            self._compiled[size] = compiled.compile_graph(self._batched_graph(size), self._arguments(size))
+            self._traces.compiled[size] = compiled.compile_graph(self._batched_graph(size), self._arguments(size))
         except compiled.CompilerUnavailable as error:
             self.reason = f"not compiled: {error}"
 
     def _compare(self, traced: Graph, second: Values) -> None:
         """Insist that the graph gives what the program gives, at an input other than the one that was traced."""
-        outputs = traced.module(*(second[name] for name in traced.inputs))
+        outputs = traced.module(*({**second, **self._held}[name] for name in traced.inputs))
         expected = self._function(second)
         for key, output in zip(traced.outputs, outputs, strict=True):
             if not torch.allclose(output, expected[key], rtol=1e-9, atol=1e-9, equal_nan=True):
@@ -240,7 +335,7 @@ class Batched:
     def _one_draw(self, traced: Graph) -> Values:
         rng = generator(1)
         noise = [noise.sample(rng, 1)[0] for noise in traced.noises]
-        outputs = traced.module(*noise, *(self._example[name] for name in traced.inputs))
+        outputs = traced.module(*noise, *({**self._example, **self._held}[name] for name in traced.inputs))
         return dict(zip(traced.outputs, outputs, strict=True))
 
 

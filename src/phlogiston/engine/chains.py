@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 
 from phlogiston.engine.batched import Batched
-from phlogiston.engine.graph import Graph, Values, batch_by
+from phlogiston.engine.graph import Graph, Values
 
 Scaling = Literal["diag", "dense", "low_rank"]
 Scale = tuple[torch.Tensor, ...]
@@ -89,12 +89,11 @@ def chain_density(batched: Batched, scale: Scale, dim: int, chains: int, calls: 
         chains: columns of x.
         calls: how often it will be called, roughly: whether compiling pays depends on it.
     """
-    graph = batched.graph
-    if graph is None:
+    if not batched.traced:
         return ChainDensity(_looped(batched), _named("loop", batched.reason))
-    x = torch.zeros(dim, chains, dtype=scale[0].dtype)
-    module = batch_by(_of_columns(graph), [x, *scale])
-    tier, call = batched.compiled_or(module, [x, *scale], chains, calls)
+    arguments = [torch.zeros(dim, chains, dtype=scale[0].dtype), *scale]
+    key = ("chains", *(argument.shape for argument in arguments))
+    tier, call = batched.prepared(key, (-1,), _standardised, arguments, chains, calls)
     return ChainDensity(call, _named(tier, batched.reason))
 
 
@@ -109,9 +108,7 @@ def of_columns(graph: Graph) -> Callable[[torch.Tensor], tuple[torch.Tensor, tor
     return mapped
 
 
-def _of_columns(graph: Graph) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    columns = of_columns(graph)
-
+def _standardised(columns: Callable[..., Any]) -> Evaluate:
     def evaluate(x: torch.Tensor, *scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         value, grad = columns(scaled(x, scale))
         return value, scaled_back(grad, scale).contiguous()

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from phlogiston.engine import handlers
 from phlogiston.engine.batched import Batched
-from phlogiston.engine.graph import batch_by
+from phlogiston.engine.graph import Function
 from phlogiston.engine.interpret import Interpreter
 from phlogiston.engine.isolate import isolated
+from phlogiston.engine.rebinding import given
 from phlogiston.engine.sites import Site, run, score
 
 Values = dict[str, torch.Tensor]
@@ -174,7 +175,7 @@ class Columns:
         self._batched, self._name, self._width, self._dtype, self._calls = batched, name, width, dtype, calls
         self._modules: dict[int, Callable[..., Any]] = {}
         self._tier = ""
-        if batched.graph is None:
+        if not batched.traced:
             self._tier = "loop"
         elif calls:
             self._module(_padded(rows))
@@ -187,7 +188,7 @@ class Columns:
     def __call__(self, points: Array) -> Array:
         """``points [R, W]`` -> ``[R, ...]``."""
         rows = points.shape[0]
-        if self._batched.graph is None:
+        if not self._batched.traced:
             found = self._batched({self._name: torch.from_numpy(points).to(self._dtype)}, rows)
             return next(iter(found.values())).numpy()
         size = _padded(rows)
@@ -199,14 +200,12 @@ class Columns:
 
     def _module(self, size: int) -> Callable[..., Any]:
         if size not in self._modules:
-            graph = self._batched.graph
-            assert graph is not None
-            example = torch.zeros(self._width, size, dtype=self._dtype)
+            example = [torch.zeros(self._width, size, dtype=self._dtype)]
             with isolated(seed=0, dtype=self._dtype), torch.no_grad():
-                module = batch_by(torch.func.vmap(graph.module, in_dims=-1, out_dims=-1), [example])
                 # The first size decides for all: one tier a run, so that a run can go on bit for bit.
                 calls = self._calls if not self._tier else 10**9 if self._tier == "compiled" else 0
-                tier, call = self._batched.compiled_or(module, [example], size, calls)
+                key = ("columns", self._name, size)
+                tier, call = self._batched.prepared(key, (-1,), lambda mapped: mapped, example, size, calls)
             self._tier = self._tier or tier
             self._modules[size] = call
         return self._modules[size]
@@ -288,20 +287,35 @@ def example_points(interpreter: Interpreter) -> tuple[torch.Tensor, torch.Tensor
     return points[0], points[1]
 
 
-def full_density(interpreter: Interpreter, tier: Any, dtype: torch.dtype, rows: int, calls: int) -> FullDensity:
-    """The density of all latents of a program, for about so many calls of so many rows."""
+def _reading(interpreter: Interpreter, name: str) -> Function:
+    """One of the readings, of data too if these are among its inputs."""
+
+    def function(values: Values) -> Values:
+        before, others = given(interpreter, values)
+        result: Values = getattr(FullReadings(before), name)(others)
+        return result
+
+    return function
+
+
+def full_density(
+    interpreter: Interpreter, made: Callable[..., Batched], dtype: torch.dtype, rows: int, calls: int
+) -> FullDensity:
+    """The density of all latents of a program, for about so many calls of so many rows; ``made`` batches readings."""
     readings = FullReadings(interpreter)
     with isolated(seed=0, dtype=dtype), torch.no_grad():
         first, second = example_points(interpreter)
         names, states = readings.names(first), states_of(interpreter)
-    terms = Batched(readings.terms, {"w": first}, tier=tier, dtype=dtype, second={"w": second})
-    values = Batched(readings.values, {"w": first}, tier=tier, dtype=dtype, second={"w": second})
+    terms = made("full_terms", _reading(interpreter, "terms"), {"w": first}, second={"w": second})
+    values = made("full_values", _reading(interpreter, "values"), {"w": first}, second={"w": second})
     parts = parts_of(interpreter)
     columns = Columns(terms, "w", len(first), dtype, rows, calls)
     return FullDensity(columns, values, parts, names, states, dtype)
 
 
-def constrained_density(interpreter: Interpreter, tier: Any, dtype: torch.dtype, rows: int, calls: int) -> Columns:
+def constrained_density(
+    interpreter: Interpreter, made: Callable[..., Batched], dtype: torch.dtype, rows: int, calls: int
+) -> Columns:
     """The log joint density as a function of all latents' values, ``x [X]`` one after another as in the program."""
     readings = FullReadings(interpreter)
     examples = []
@@ -311,5 +325,5 @@ def constrained_density(interpreter: Interpreter, tier: Any, dtype: torch.dtype,
             latents = interpreter.structure.of("latent")
             examples.append(torch.cat([values[site.name].reshape(-1).to(dtype) for site in latents]))
     first, second = examples
-    batched = Batched(readings.joint, {"x": first}, tier=tier, dtype=dtype, second={"x": second})
+    batched = made("full_joint", _reading(interpreter, "joint"), {"x": first}, second={"x": second})
     return Columns(batched, "x", len(first), dtype, rows, calls)

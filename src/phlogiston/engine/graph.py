@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -92,18 +92,22 @@ def _with_derivatives(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def batch(graph: Graph, rows: int, example: Values) -> fx.GraphModule:
+def batch(graph: Graph, rows: int, example: Values, held: Values) -> fx.GraphModule:
     """The graph over ``rows`` draws at once: every input, noise and output gains a first dimension.
+
+    The inputs that are ``held`` are the same for all draws, and do not.
 
     Raises:
         UntraceableProgram: an operation has no batching rule and torch cannot loop over it.
     """
     noise = [torch.zeros((rows, *n.shape), dtype=n.dtype) for n in graph.noises]
-    inputs = [example[name].expand(rows, *example[name].shape).contiguous() for name in graph.inputs]
-    arguments = [*noise, *inputs]
-    if not arguments:
+    own = [name for name in graph.inputs if name not in held]
+    inputs = [example[name].expand(rows, *example[name].shape).contiguous() for name in own]
+    if not (noise or inputs):
         raise UntraceableProgram("a graph without inputs cannot be batched")
-    return batch_by(torch.func.vmap(graph.module, randomness="different"), arguments)
+    axes = (*(0 for _ in (*noise, *inputs)), *(None for _ in held))
+    mapped = torch.func.vmap(graph.module, in_dims=axes, randomness="different")
+    return batch_by(mapped, [*noise, *inputs, *held.values()])
 
 
 def batch_by(function: Callable[..., Any], arguments: list[torch.Tensor]) -> fx.GraphModule:
@@ -116,6 +120,25 @@ def batch_by(function: Callable[..., Any], arguments: list[torch.Tensor]) -> fx.
     module.graph.eliminate_dead_code()
     _fold(module, _constants(module))
     return module
+
+
+def holding(graph: Graph, held: Values) -> Graph:
+    """The graph with its last inputs held at values, and what depends on nothing else computed."""
+    copy, stored, mapped = fx.Graph(), dict[str, torch.Tensor](), dict[fx.Node, fx.Node]()
+    placeholders = [node for node in graph.module.graph.nodes if node.op == "placeholder"]
+    values = dict(zip(placeholders[len(placeholders) - len(held) :], held.items(), strict=True))
+    for node in graph.module.graph.nodes:
+        if node in values:
+            name = f"held_{len(stored)}"
+            stored[name] = values[node][1].contiguous()
+            mapped[node] = copy.get_attr(name)
+            continue
+        if node.op == "get_attr":
+            stored[str(node.target)] = getattr(graph.module, str(node.target))
+        mapped[node] = copy.node_copy(node, mapped.__getitem__)
+    module = fx.GraphModule(stored, copy)
+    _fold(module, _constants(module))
+    return replace(graph, module=module, inputs=graph.inputs[: len(graph.inputs) - len(held)])
 
 
 def constants_to_inputs(module: fx.GraphModule) -> tuple[fx.GraphModule, list[torch.Tensor]]:

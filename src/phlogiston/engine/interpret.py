@@ -186,11 +186,18 @@ class Interpreter:
     def propose(self, inputs: Values) -> Values:
         """A draw from the prior: latents, deterministics and ``log_weight []``, its log likelihood."""
         trace = self._run()
+        return {**self._values(trace, *self._drawn), "log_weight": self._weight(trace)}
+
+    def weigh(self, inputs: Values) -> torch.Tensor:
+        """All latents -> the ``log_weight []`` that ``propose`` gives the draw with these values."""
+        return self._weight(self._run(handlers.Substitute(inputs)))
+
+    def _weight(self, trace: poutine.Trace) -> torch.Tensor:
         scored = self._scored(trace)
         weight = sum((v.sum() for k, v in scored.items() if k.startswith(LIKELIHOOD)), torch.zeros(()))
         for site in self.structure.of("latent"):
             weight = weight + _scale_correction(site, _message(trace, site.name))
-        return {**self._values(trace, *self._drawn), "log_weight": weight}
+        return weight
 
     def complete(self, inputs: Values) -> Values:
         """Some latents given, the rest drawn: ``log_joint []`` and ``log_drawn []`` (of what was drawn), all values."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -13,25 +12,13 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 
-from phlogiston.engine import handlers
 from phlogiston.engine.batched import Batched, Tier
 from phlogiston.engine.chains import ChainDensity, Scale, scaled, scaled_back
 from phlogiston.engine.graph import batch_by
 from phlogiston.engine.interpret import LIKELIHOOD, Interpreter, Values
 from phlogiston.engine.isolate import isolated
+from phlogiston.engine.rebinding import given, keyed
 from phlogiston.engine.sites import Bound, Structure, discover
-
-_DATA = "data/"
-
-
-@dataclass(frozen=True)
-class _Rebound:
-    program: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    observed: Mapping[str, torch.Tensor]
-    missing: Mapping[str, handlers.Missing]
-    parameters: Mapping[str, torch.Tensor]
 
 
 class Replicated:
@@ -115,18 +102,14 @@ class Replicated:
 
     def _keyed(self, data: Mapping[str, torch.Tensor]) -> Values:
         found = data or {name: value.unsqueeze(0) for name, value in self._example.items()}
-        return {_DATA + name: self._cast(found[name]) for name in self._sites}
+        return keyed({name: found[name] for name in self._sites}, self.dtype)
 
     def _cast(self, value: torch.Tensor) -> torch.Tensor:
         return value.to(self.dtype) if value.is_floating_point() else value
 
     def _read(self, name: str, values: Values) -> Values:
-        data = {key.removeprefix(_DATA): value for key, value in values.items() if key.startswith(_DATA)}
-        given = {key: value for key, value in values.items() if not key.startswith(_DATA)}
-        bound = self._bound
-        observed = {**bound.observed, **data}
-        rebound = _Rebound(bound.program, bound.args, bound.kwargs, observed, bound.missing, bound.parameters)
-        result: Values = getattr(Interpreter(rebound, self.structure), name)(given)
+        interpreter, others = given(Interpreter(self._bound, self.structure), values)
+        result: Values = getattr(interpreter, name)(others)
         return result
 
     def _function(self, name: str, inputs: Values) -> Batched:

@@ -68,6 +68,7 @@ class Site:
     ``log_prob`` is that of the run in total, 0 where ``score_error`` says that it cannot be computed.
     ``states`` counts the values of a finite discrete site (None otherwise). ``drawn_shape`` is the shape that
     its distribution gives; an observed value of another shape is a mistake, or a batch without a plate.
+    ``scaled`` says that its log probability counts more or less than once (``poutine.scale``, a subsampled plate).
     ``missing`` is given where a site is observed in part: the other entries are latent.
     """
 
@@ -81,6 +82,7 @@ class Site:
     states: int | None = None
     improper: bool = False
     masked: bool = False
+    scaled: bool = False
     distribution: str = ""
     drawn_shape: tuple[int, ...] = ()
     in_support: bool = True
@@ -308,6 +310,7 @@ def _site(msg: dict[str, Any]) -> Site:
         states=states,
         improper=role == "latent" and handlers.is_improper(fn),
         masked=not bool(mask_of(msg).all()),
+        scaled=not bool(torch.as_tensor(msg["scale"]).eq(1.0).all()),
         distribution=type(handlers.base(fn)).__name__,
         unconstrained_shape=unconstrained,
         dtype=value.dtype,

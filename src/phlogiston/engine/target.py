@@ -15,8 +15,10 @@ from phlogiston.engine.coupling import tied_elements
 from phlogiston.engine.enumeration import posterior as enumerated_posterior
 from phlogiston.engine.enumeration import table_size as enumerated_table_size
 from phlogiston.engine.full import Columns, FullDensity, constrained_density, full_density
+from phlogiston.engine.graph import Function
 from phlogiston.engine.interpret import LIKELIHOOD, Interpreter, Slot, Values
 from phlogiston.engine.isolate import isolated
+from phlogiston.engine.rebinding import Family, given
 from phlogiston.engine.sites import Bound, Structure, discover
 from phlogiston.engine.tempered import Tempered
 from phlogiston.errors import UnsupportedModel, UntraceableProgram, problem
@@ -44,6 +46,8 @@ class Target:
         bound: a ``Model`` (or anything with ``program, args, kwargs, observed``).
         engine: the tier to use; "auto" picks, "compiled", "graph" or "loop" insist.
         dtype: precision of latents and densities; floating inputs and data are cast to it.
+        structure: what the program consists of, where that is known.
+        family: models that differ in their data alone, whose traces are to be shared.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch
@@ -55,10 +59,20 @@ class Target:
         torch.Size([3])
     """
 
-    def __init__(self, bound: Bound, *, engine: Tier = "auto", dtype: torch.dtype = torch.float64) -> None:
+    def __init__(
+        self,
+        bound: Bound,
+        *,
+        engine: Tier = "auto",
+        dtype: torch.dtype = torch.float64,
+        structure: Structure | None = None,
+        family: Family | None = None,
+    ) -> None:
         self.dtype = dtype
         self._wanted: Tier = engine
-        self.structure: Structure = discover(bound, dtype)
+        self.structure: Structure = structure or discover(bound, dtype)
+        self._family = family
+        self._held = {} if family is None else family.held(bound, self.structure, dtype)
         self._interpreter = Interpreter(bound, self.structure)
         self._functions: dict[str, Batched] = {}
         self._chains: dict[tuple[Any, ...], ChainDensity] = {}
@@ -208,7 +222,7 @@ class Target:
         """The joint density of all latents, term by term, for about so many calls of so many rows."""
         with self._lock:
             if (rows, calls) not in self._full:
-                self._full[rows, calls] = full_density(self._interpreter, self._wanted, self.dtype, rows, calls)
+                self._full[rows, calls] = full_density(self._interpreter, self._made, self.dtype, rows, calls)
             return self._full[rows, calls]
 
     def marginal(self, rows: int, calls: int) -> Columns:
@@ -223,7 +237,7 @@ class Target:
 
     def constrained(self, rows: int, calls: int) -> Columns:
         """The log joint density of all latents' values, one after another, for about so many calls."""
-        return constrained_density(self._interpreter, self._wanted, self.dtype, rows, calls)
+        return constrained_density(self._interpreter, self._made, self.dtype, rows, calls)
 
     def _flat(self, name: str, u: torch.Tensor) -> Values:
         u = torch.as_tensor(u, dtype=self.dtype)
@@ -268,26 +282,37 @@ class Target:
         key = name if name not in ("complete", "simulate") else f"{name}:{','.join(given)}"
         with self._lock:
             if key not in self._functions:
-                self._functions[key] = self._build(name, inputs)
+                self._functions[key] = self._build(key, name, inputs)
             return self._functions[key]
 
-    def _build(self, name: str, inputs: Values) -> Batched:
-        reading = getattr(self._interpreter, name)
+    def _made(self, key: str, function: Function, example: Values, **settings: Any) -> Batched:
+        """A function of draws, which shares its traces with the models of the family."""
+        shared = None
+        if self._family is not None and self._held:
+            shared = self._family.traces((key, self._wanted, self.dtype))
+        settings |= {"tier": self._wanted, "dtype": self.dtype, "held": self._held, "traces": shared}
+        return Batched(function, example, **settings)
+
+    def _build(self, key: str, name: str, inputs: Values) -> Batched:
         if name in _SUMMED_OUT:
             self._refuse_coupled()
         bare = {key: value[0] for key, value in inputs.items()} if inputs else {"_": torch.zeros((), dtype=self.dtype)}
-        function = (lambda values: reading({})) if "_" in bare else reading
+
+        def function(values: Values) -> Values:
+            interpreter, others = given(self._interpreter, values)
+            result: Values = getattr(interpreter, name)({} if "_" in bare else others)
+            return result
+
         is_density = name in ("density", "density_and_grad", "joint_and_grad", "likelihood_and_grad", "tempered")
         judged = is_density or name == "propose"
         second = {"u": torch.linspace(-0.7, 0.9, self.dim, dtype=self.dtype)}
         if name == "tempered":
             second["beta"] = torch.tensor(0.37, dtype=self.dtype)
         values_matter = name != "discretes" or bool(self.structure.of("deterministic"))
-        return Batched(
+        return self._made(
+            key,
             function,
             bare,
-            tier=self._wanted,
-            dtype=self.dtype,
             is_random=name in ("propose", "complete", "simulate", "discretes"),
             second=second if is_density else None,
             check=self._check_proposal if name == "propose" else None,
@@ -314,9 +339,8 @@ class Target:
         return self._function("propose", {})
 
     def _check_proposal(self, draw: Values) -> None:
-        """Score a traced prior draw by the program itself: the log likelihoods must agree."""
-        scored = self._interpreter.score({site.name: draw[site.name] for site in self.structure.of("latent")})
-        weight = self.total_log_likelihood(scored, 0)
+        """Weigh a traced prior draw by the program itself: the weights must agree."""
+        weight = self._interpreter.weigh({site.name: draw[site.name] for site in self.structure.of("latent")})
         if not torch.allclose(weight, draw["log_weight"], rtol=1e-9, atol=1e-9, equal_nan=True):
             raise UntraceableProgram(LEAVES_TORCH)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from phlogiston.engine.batched import Batched
-from phlogiston.engine.graph import batch_by
 from phlogiston.engine.isolate import isolated
 
 Array = NDArray[np.float64]
@@ -29,14 +31,14 @@ class Tempered:
     def __init__(self, batched: Batched, dim: int, rows: int, calls: int) -> None:
         self.dim, self._batched, self._rows = dim, batched, rows
         self.evaluations = 0
-        graph, self._call = batched.graph, None
-        if graph is None:
-            self._tier = "loop"
+        self._tier: str = "loop"
+        self._call: Callable[..., Any] | None = None
+        if not batched.traced:
             return
         example = [torch.zeros(dim, rows, dtype=torch.float64), torch.ones((), dtype=torch.float64)]
         with isolated(seed=0, dtype=torch.float64), torch.no_grad():
-            module = batch_by(torch.func.vmap(graph.module, in_dims=(-1, None), out_dims=-1), example)
-            self._tier, self._call = batched.compiled_or(module, example, rows, calls)
+            key = ("tempered", dim, rows)
+            self._tier, self._call = batched.prepared(key, (-1, None), lambda mapped: mapped, example, rows, calls)
 
     @property
     def engine(self) -> str:
