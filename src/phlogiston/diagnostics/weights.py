@@ -129,7 +129,7 @@ def _fit_generalized_pareto(excesses: Array) -> tuple[float, float]:
     keep = weights >= 10.0 * np.finfo(float).eps
     b_mean = float((b[keep] * weights[keep] / weights[keep].sum()).sum())
     shape = float(np.log1p(-b_mean * excesses).mean())
-    scale = -shape / b_mean
+    scale = -shape / b_mean if b_mean else float(excesses.mean())  # b at zero is the exponential distribution
     return (count * shape + 10.0 * 0.5) / (count + 10.0), scale
 
 
