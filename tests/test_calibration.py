@@ -218,7 +218,119 @@ def test_a_checkpoint_goes_on_and_executors_change_nothing(tmp_path: Path, monke
         ph.calibrate(again, Conjugate(), num_simulations=30, seed=4, progress=False, checkpoint=file)
 
 
+def linear(weights: torch.Tensor) -> None:
+    with pyro.plate("datum", 400):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z @ weights, 1.0).to_event(1))
+
+
+class Encoder(torch.nn.Module):
+    """The exact posterior of ``linear``, with its spread stretched on request."""
+
+    def __init__(self, stretch: float = 1.0) -> None:
+        super().__init__()
+        self.stretch = stretch
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.sum(1, keepdim=True) / 3.0, torch.full((len(x), 1), self.stretch / 3.0**0.5)
+
+
+def fitted_with(encoder: torch.nn.Module) -> ph.Fitted:
+    model = ph.Model(linear, torch.ones(1, 2)).observe(x=torch.zeros(400, 2))
+    return ph.Fitted(model=model, method="svi", guide=ph.Amortized(encoder=encoder).build(model))
+
+
+def test_an_amortised_guide_is_ranked_by_its_own_draws_unless_asked() -> None:
+    exact, narrow = fitted_with(Encoder()), fitted_with(Encoder(0.6))
+    found = ph.calibrate(exact.model, exact, num_simulations=600, seed=0, progress=False)
+    assert found.calibrated, str(found)
+    assert set(found.ranks) == {"z[0]", "log likelihood"}
+    assert found.num_simulations == 600
+    assert ph.calibrate(narrow.model, narrow, num_simulations=300, seed=0).shape("z[0]") == "over-confident"
+    mended = ph.calibrate(narrow.model, narrow, num_simulations=300, corrected=True, sites="z", seed=0)
+    assert mended.calibrated, str(mended)  # weights of a guide with 0.6 of the spread: heavy, but finite enough
+
+
+def test_a_collapsed_guide_is_seen_by_the_log_likelihood_alone() -> None:
+    class Prior(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.zeros(len(x), 1), torch.ones(len(x), 1)
+
+    collapsed = fitted_with(Prior())
+    found = ph.calibrate(collapsed.model, collapsed, num_simulations=400, seed=1, progress=False)
+    assert found.wrong == ("log likelihood",)
+
+
+def test_a_fitted_takes_its_own_model_and_nothing_of_runs() -> None:
+    fitted = fitted_with(Encoder())
+    with pytest.raises(ph.SettingError, match=r"ph.calibrate\(fitted.model, fitted\)"):
+        ph.calibrate(MODEL, fitted)
+    with pytest.raises(ph.SettingError, match="checkpoint: found"):
+        ph.calibrate(fitted.model, fitted, checkpoint="kept")
+    with pytest.raises(ph.UnknownName, match="did you mean 'z'"):
+        ph.calibrate(fitted.model, fitted, sites=["zz"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighted:
+    """Draws from a normal that is too wide, with the weights that mend it."""
+
+    needs: ClassVar[Needs] = Needs()
+
+    def __call__(self, model: ph.Model, *, seed: int | None = None, progress: bool = True) -> ph.Posterior:
+        variance = 1.0 / (0.25 + ROOT_N)
+        noise = np.random.default_rng(seed).standard_normal((1, 400))
+        draws = variance * float(model.observed["y"].sum()) + 2.0 * variance**0.5 * noise
+        log_weights = torch.from_numpy(0.5 * noise**2 - 0.5 * (2.0 * noise) ** 2)
+        return ph.Posterior(
+            draws={"mu": torch.from_numpy(draws)}, log_weights=log_weights, method="weighted", model=model, seed=seed
+        )
+
+
+@pytest.mark.parametrize(("corrected", "shape"), [(None, "uniform"), (True, "uniform"), (False, "under-confident")])
+def test_weights_count_unless_a_guides_own_draws_are_asked_for(corrected: bool | None, shape: str) -> None:
+    found = ph.calibrate(MODEL, Weighted(), num_simulations=100, corrected=corrected, seed=0, progress=False)
+    assert found.shape("mu") == shape
+
+
+def test_one_site_may_be_named_by_itself() -> None:
+    found = ph.calibrate(MODEL, Conjugate(), num_simulations=20, sites="mu", seed=0, progress=False)
+    assert set(found.ranks) == {"mu", "log likelihood"}
+
+
+def test_a_posterior_around_must_be_of_the_model_and_have_enough_draws() -> None:
+    post = ph.infer(MODEL, "nuts", num_samples=500, seed=0, progress=False)
+    with pytest.warns(ph.ConvergenceWarning):
+        short = ph.infer(MODEL, "nuts", num_samples=20, num_warmup=50, seed=0, progress=False)
+
+    def wider() -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+        with pyro.plate("i", ROOT_N):
+            pyro.sample("y", dist.Normal(mu, 1.0))
+
+    def other() -> None:
+        loc = pyro.sample("loc", dist.Normal(0.0, 2.0))
+        with pyro.plate("i", ROOT_N):
+            pyro.sample("y", dist.Normal(loc, 1.0))
+
+    with pytest.raises(ph.SettingError, match="around: found draws that are worth"):
+        ph.calibrate(MODEL, Conjugate(), around=short, num_simulations=100)
+    with pytest.raises(ph.SettingError, match="data 'y' that differ in 3 of 3"):
+        ph.calibrate(MODEL.observe(y=[5.0, 6.0, 7.0]), Conjugate(), around=post)
+    for program, message in ((wider, "another density"), (other, "no site 'loc'")):
+        with pytest.raises(ph.SettingError, match=message):
+            ph.calibrate(ph.Model(program).observe(y=[0.0, 1.0, 2.0]), "nuts", around=post)
+
+
 def test_bad_input_is_refused() -> None:
+    def scaled() -> None:
+        with pyro.poutine.scale(scale=2.0):
+            mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(mu, 1.0))
+
+    with pytest.raises(ph.UnsupportedModel, match="site 'mu': found a density that is scaled"):
+        ph.calibrate(ph.Model(scaled).observe(y=0.0), "nuts")
+
     def improper() -> None:
         mu = pyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
         pyro.sample("y", dist.Normal(mu, 1.0))

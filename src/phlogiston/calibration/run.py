@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from phlogiston import checkpoint as files
 from phlogiston import registry
 from phlogiston.algorithms.needs import Method, positive_int, require
+from phlogiston.calibration.amortized import calibrated_guide
 from phlogiston.calibration.result import Calibration
 from phlogiston.calibration.simulations import Simulations, simulate
 from phlogiston.calibration.work import Job, Ranked, Workshop, elsewhere, names_of
@@ -34,8 +35,9 @@ def calibrate(
     method: str | Method | Fitted,
     *,
     num_simulations: int = 200,
-    sites: Sequence[str] | None = None,
+    sites: str | Sequence[str] | None = None,
     around: Posterior | None = None,
+    corrected: bool | None = None,
     seed: int | None = None,
     progress: bool = True,
     executor: Executor | None = None,
@@ -52,10 +54,13 @@ def calibrate(
     Args:
         model: a model; what it observes says which sites are data (the values do not matter), or a program.
         method: a method's name with its settings as keywords, a method, or a ``Fitted`` whose amortised guide gives the
-            posterior of any data.
-        sites: latents and deterministics to rank; all by default.
-        around: a posterior of the model given its observed data. Truths are then drawn from it, and recovered from
-            observed and simulated data together: is the method right where it is used?
+            posterior of any datum; then each datum is a simulation, and one pass of the encoder serves all.
+        sites: a latent or deterministic to rank, or several; all by default.
+        around: a posterior of the model given its observed data, with as many independent draws as simulations. Truths
+            are then drawn from it, and recovered from observed and simulated data together: is the method right where
+            it is used?
+        corrected: whether draws that have importance weights are ranked as these say. None: as the posterior itself
+            counts them, but a ``Fitted`` by the guide's own draws. False ranks the own draws of any guide.
         seed: of everything; None draws one, which the result records.
         executor: any ``concurrent.futures.Executor``; ranks do not depend on it.
         checkpoint: a file that keeps what is done; a run that finds it goes on from there.
@@ -63,6 +68,7 @@ def calibrate(
 
     Raises:
         UnsupportedModel: a prior is improper, or something else cannot be simulated; names the site.
+        SettingError: ``around`` is a posterior of another model or other data, or has too few independent draws.
 
     References:
         Talts et al. (2018), https://arxiv.org/abs/1804.06788; Modrak et al. (2023), https://arxiv.org/abs/2211.02383;
@@ -80,15 +86,31 @@ def calibrate(
     began = time.perf_counter()
     model = model if isinstance(model, Model) else Model(model)
     chosen, name = _chosen(model, method, settings)
-    known = _known(model, num_simulations, sites or ())
-    log = _Log(None if checkpoint is None else Path(checkpoint), f"{model.name}|{chosen!r}|{num_simulations}|{sites}")
-    seed = log.seed_or(secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy), seed is None)  # type: ignore[arg-type]
+    sites = () if sites is None else (sites,) if isinstance(sites, str) else tuple(sites)
+    known = _known(model, num_simulations, sites)
+    chosen_seed = secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
+    if isinstance(chosen, Fitted):
+        _insist_on_one_pass(around=around, executor=executor, checkpoint=checkpoint)
+        root = seed_sequence(chosen_seed)
+        found = calibrated_guide(model, chosen, num_simulations, sites, bool(corrected), root)
+        return replace(found, method=name, seed=chosen_seed, seconds=time.perf_counter() - began)
+    described = f"{model.name}|{chosen!r}|{num_simulations}|{sites}|{corrected}"
+    log = _Log(None if checkpoint is None else Path(checkpoint), described)
+    seed = log.seed_or(chosen_seed, seed is None)
     drawing, working = spawn(seed, 2)
     simulations = simulate(model, num_simulations, drawing, around)
-    job = Job(simulations.model, chosen, tuple(sites or known), tuple(simulations.data), not isinstance(chosen, Fitted))
+    job = Job(simulations.model, chosen, sites or tuple(known), tuple(simulations.data), corrected)
     results, interrupted = _all(job, simulations, working, executor, log, progress)
     found, seconds = _collected(job, simulations, results), time.perf_counter() - began
     return replace(found, method=name, seed=seed, seconds=seconds, interrupted=interrupted)
+
+
+def _insist_on_one_pass(**given: Any) -> None:
+    """Refuse what makes no sense where one pass of an encoder serves all simulations."""
+    for name, value in given.items():
+        if value is not None:
+            expected = "none beside a Fitted, whose guide takes one pass, of single data"
+            raise SettingError(problem(name, found=type(value).__name__, expected=expected))
 
 
 def _collected(job: Job, simulations: Simulations, results: Sequence[Ranked]) -> Calibration:
@@ -127,13 +149,12 @@ def _chosen(model: Model, method: str | Method | Fitted, settings: dict[str, Any
     return chosen, registry.name_of(chosen)
 
 
-def _digest(simulations: Simulations, method: Any) -> str:
-    """Of what is to be recovered from what, which tells programs, inputs and data apart; and of a guide's weights."""
+def _digest(simulations: Simulations) -> str:
+    """Of what is to be recovered from what, which tells programs, inputs and data apart."""
     given = simulations.model.parameters
     observed = simulations.model.structure.observations if simulations.source == "posterior" else {}
-    learned = method.params if isinstance(method, Fitted) else {}
     found = hashlib.sha256()
-    for part in (simulations.truths, simulations.data, observed, given, learned):
+    for part in (simulations.truths, simulations.data, observed, given):
         for name, value in sorted(part.items()):
             found.update(f"{name}{tuple(value.shape)}".encode())
             found.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
@@ -188,7 +209,7 @@ def _all(
     progress: bool,
 ) -> tuple[list[Ranked], bool]:
     """Every part in order, and whether it was stopped by hand."""
-    log.compare(_digest(simulations, job.method))
+    log.compare(_digest(simulations))
     count = next(iter(simulations.data.values())).shape[0]
     size = job.simulations_at_once if job.batched else 1
     starts = list(range(0, count, size))

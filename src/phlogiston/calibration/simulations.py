@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from phlogiston.diagnostics import systematic_resample
+from phlogiston.calibration.thinning import rows_of, worth_of
+from phlogiston.comparison.data import different_data
 from phlogiston.engine.isolate import generator, spawn
 from phlogiston.engine.replicated import AGAIN, observed_twice
 from phlogiston.errors import SettingError, UnsupportedModel, problem
@@ -16,6 +17,7 @@ from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
 Values = dict[str, torch.Tensor]
+_COMPARED = 4  # draws at which two models' densities must be the same
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ def simulate(model: Model, count: int, seed: np.random.SeedSequence, around: Pos
     if around is None:
         drawn = model.simulate(count, seed=int(seed.generate_state(1)[0]))
         return Simulations(model, {n: drawn[n] for n in kept}, {n: drawn[n] for n in observed}, "prior")
+    _insist_on_a_posterior_of(model, around)
     picking, simulating = spawn(seed, 2)
     truths = _picked(around, count, picking)
     latents = {site.name: truths[site.name] for site in model.structure.of("latent")}
@@ -57,16 +60,44 @@ def simulate(model: Model, count: int, seed: np.random.SeedSequence, around: Pos
 
 
 def _picked(posterior: Posterior, count: int, seed: np.random.SeedSequence) -> Values:
-    """So many draws, spread over the posterior's, in proportion to their weights."""
-    flat, rng = posterior.samples(), generator(seed)
-    total = posterior.num_chains * posterior.num_draws
-    if posterior.log_weights is not None:
-        rows = rng.permutation(systematic_resample(posterior.log_weights.reshape(-1).numpy(), count, rng))
-    elif total < count:
-        raise SettingError(problem("around", found=f"{total} draws", expected=f"num_simulations={count} or more"))
-    else:
-        rows = rng.permutation(total)[:count]
-    return {name: value[torch.from_numpy(np.ascontiguousarray(rows))] for name, value in flat.items()}
+    """So many nearly independent draws, in proportion to their weights.
+
+    Raises:
+        SettingError: there are not so many.
+    """
+    rng, size = generator(seed), worth_of(posterior, weighted=True)
+    if size < count:
+        found = f"draws that are worth {size:.0f} independent ones"
+        fix = f"a posterior with more draws, or num_simulations={max(20, int(size))}"
+        raise SettingError(problem("around", found=found, expected=f"num_simulations={count} or more", fix=fix))
+    rows = rows_of(posterior, count, rng, weighted=True)[torch.from_numpy(rng.permutation(count))]
+    return {name: value[rows] for name, value in posterior.samples().items()}
+
+
+def _insist_on_a_posterior_of(model: Model, posterior: Posterior) -> None:
+    """Refuse a posterior of other latents, other data, or another program.
+
+    Raises:
+        SettingError: says what differs.
+    """
+    expected = f"a posterior of {model.name!r} given what the model observes"
+    latents = model.structure.of("latent", "deterministic")
+    wrong = [
+        f"{'no site' if site.name not in posterior.draws else 'another shape of site'} {site.name!r}"
+        for site in latents
+        if site.name not in posterior.draws or tuple(posterior.draws[site.name].shape[2:]) != site.shape
+    ]
+    if not wrong and posterior.model is not None:
+        wrong = [found] if (found := different_data(model, posterior.model, "model", "around")) else []
+    if not wrong:
+        few = {site.name: posterior.samples()[site.name][:_COMPARED] for site in model.structure.of("latent")}
+        ours = model.target("loop").log_joint(few)
+        theirs = ours if posterior.model is None else posterior.model.target("loop").log_joint(few)
+        if not (torch.isfinite(ours).all() and torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6)):
+            wrong = ["draws to which the model gives another density"]
+    if wrong:
+        fix = "around=ph.infer(model, method)"
+        raise SettingError(problem("around", found=wrong[0], expected=expected, fix=fix))
 
 
 def _refuse(model: Model, around: Posterior | None) -> None:
@@ -87,6 +118,8 @@ def _refuse(model: Model, around: Posterior | None) -> None:
             if site.missing is not None
             else ("a factor, which no simulation follows", "pyro.sample statements only", "")
             if site.role == "factor"
+            else ("a density that is scaled, which no simulation follows", "no poutine.scale and no subsample", "")
+            if site.scaled
             else None
         )
         if reason is not None:

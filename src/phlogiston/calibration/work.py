@@ -15,16 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from phlogiston import arviz_edge
 from phlogiston.algorithms.needs import Method
 from phlogiston.algorithms.nuts import NUTS
 from phlogiston.calibration.simulations import Simulations, Values
-from phlogiston.diagnostics import systematic_resample
+from phlogiston.calibration.thinning import rows_of, spread, worth, worth_of
 from phlogiston.diagnostics.ranks import fractional_ranks
 from phlogiston.engine.isolate import as_int, generator, spawn
 from phlogiston.engine.replicated import Replicated
 from phlogiston.errors import PhlogistonWarning
-from phlogiston.fitted import Fitted
 from phlogiston.kernels.nuts import NutsBlock
 from phlogiston.kernels.replicates import sample_replicates
 from phlogiston.model import Model
@@ -40,13 +38,13 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker needs: the model, the method, the sites to rank, and whether the likelihood is one."""
+    """What every worker needs: the model, the method, the sites to rank, those of data, and what weights are for."""
 
     model: Model
-    method: Method | Fitted
+    method: Method
     sites: tuple[str, ...]
     data_sites: tuple[str, ...]
-    with_likelihood: bool
+    corrected: bool | None = None
 
     @property
     def batched(self) -> bool:
@@ -81,6 +79,7 @@ class Workshop:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self._model = job.model.for_many_data(*job.data_sites)
         self._replicated = Replicated(job.model, job.data_sites, engine=getattr(job.method, "engine", "auto"))
 
     def run(self, part: Simulations, seed: np.random.SeedSequence) -> Ranked:
@@ -125,10 +124,11 @@ class Workshop:
         picked, sizes, flagged = [], [], []
         for i in range(count):
             values = found.u[i].numpy()
-            index, fine = _effective(values)
+            size = worth(values)
+            index = spread(values.shape[0] * values.shape[1], _kept(size, values.shape[0] * values.shape[1]))
             picked.append(found.u[i].flatten(0, 1)[index])
             sizes.append(len(index))
-            flagged.append(not fine or bool(found.diverging[i] > OFTEN))
+            flagged.append(size < FEWEST_DRAWS or bool(found.diverging[i] > OFTEN))
         lengths = torch.tensor(sizes)
         own = {name: value.repeat_interleave(lengths, 0) for name, value in part.data.items()}
         drawn = self._replicated.values(torch.cat(picked), own, recovering)
@@ -142,7 +142,9 @@ class Workshop:
         for i, seed in enumerate(spawn(running, count)):
             data = {name: value[i] for name, value in part.data.items()}
             posterior = self._posterior(data, as_int(seed))
-            index = _independent(posterior, generator(spawn(seed, 1)[0]))
+            weighted = self.job.corrected is not False
+            keep = _kept(worth_of(posterior, weighted=weighted), posterior.num_chains * posterior.num_draws)
+            index = rows_of(posterior, keep, generator(spawn(seed, 1)[0]), weighted=weighted)
             picked.append({name: value[index] for name, value in posterior.samples().items()})
             flagged.append(bool(posterior.diagnose(thorough=False)))
             engine = posterior.engine
@@ -152,49 +154,19 @@ class Workshop:
         return drawn, np.array(sizes), np.array(flagged), engine
 
     def _posterior(self, data: Values, seed: int) -> Posterior:
-        method = self.job.method
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PhlogistonWarning)  # counted in ``flagged``
-            if isinstance(method, Fitted):
-                return method.posterior(num_samples=MOST_DRAWS, seed=seed, **data)
-            return method(self.job.model.observe(missing="refuse", **data), seed=seed, progress=False)
+            return self.job.method(self._model.observe(missing="refuse", **data), seed=seed, progress=False)
 
     def _quantities(self, part: Simulations, drawn: Values, owner: NDArray[np.int64]) -> tuple[Array, Array]:
         """Truths ``[n, K]`` and draws ``[R, K]`` of every quantity."""
         truths = [part.truths[name].reshape(part.truths[name].shape[0], -1).double() for name in self.job.sites]
         draws = [drawn[name].reshape(len(owner), -1).double() for name in self.job.sites]
-        if self.job.with_likelihood:
-            rows = torch.from_numpy(owner)
-            own = {name: value[rows] for name, value in part.data.items()}
-            truths.append(self._replicated.log_likelihood(part.truths, part.data)[:, None])
-            draws.append(self._replicated.log_likelihood(drawn, own)[:, None])
+        rows = torch.from_numpy(owner)
+        own = {name: value[rows] for name, value in part.data.items()}
+        truths.append(self._replicated.log_likelihood(part.truths, part.data)[:, None])
+        draws.append(self._replicated.log_likelihood(drawn, own)[:, None])
         return torch.cat(truths, 1).numpy(), torch.cat(draws, 1).numpy()
-
-
-def _effective(values: Array) -> tuple[torch.Tensor, bool]:
-    """Rows of ``[chain, draw, K]``, flattened, that are nearly independent; whether there are enough of them."""
-    total = values.shape[0] * values.shape[1]
-    sizes = arviz_edge.ess(values, "bulk") if values.shape[1] >= 4 else np.full(values.shape[2:], float(total))
-    found = sizes[np.isfinite(sizes)]
-    size = float(found.min()) if found.size else 0.0
-    keep = int(min(max(size, FEWEST_DRAWS), MOST_DRAWS, total))
-    return torch.from_numpy(np.linspace(0, total - 1, keep).round().astype(np.int64)), size >= FEWEST_DRAWS
-
-
-def _independent(posterior: Posterior, rng: np.random.Generator) -> torch.Tensor:
-    """Rows of the flattened draws that count the same and are nearly independent."""
-    total = posterior.num_chains * posterior.num_draws
-    if posterior.is_chain:
-        shape = (posterior.num_chains, posterior.num_draws, -1)
-        moving = [value.double().reshape(shape).numpy() for value in posterior.draws.values()]
-        values = np.concatenate(moving, axis=2)
-        return _effective(values[..., values.reshape(total, -1).std(0) > 0.0])[0]
-    if posterior.weights is not None and posterior.log_weights is not None:
-        size = float(1.0 / posterior.weights.square().sum())
-        keep = int(min(max(size, FEWEST_DRAWS), MOST_DRAWS))
-        return torch.from_numpy(systematic_resample(posterior.log_weights.reshape(-1).numpy(), keep, rng))
-    keep = int(min(max(posterior.figures.get("ess", total), FEWEST_DRAWS), MOST_DRAWS, total))
-    return torch.from_numpy(np.linspace(0, total - 1, keep).round().astype(np.int64))
 
 
 @functools.lru_cache(maxsize=2)
@@ -213,11 +185,19 @@ def elsewhere(job: bytes, rest: bytes) -> bytes:
 
 def names_of(job: Job, simulations: Simulations) -> tuple[str, ...]:
     """A name for every quantity, in the order of ``Ranked.ranks``."""
-    names: list[str] = []
-    for site in job.sites:
-        shape = tuple(simulations.truths[site].shape[1:])
-        labels: list[Sequence[Any]] = simulations.model.labels(site, shape)
-        for position in np.ndindex(*shape):
-            inner = ", ".join(str(label[i]) for label, i in zip(labels, position, strict=True))
-            names.append(f"{site}[{inner}]" if inner else site)
-    return (*names, LOG_LIKELIHOOD) if job.with_likelihood else tuple(names)
+    shapes = {site: tuple(simulations.truths[site].shape[1:]) for site in job.sites}
+    labels = {site: simulations.model.labels(site, shape) for site, shape in shapes.items()}
+    return (*(name for site in job.sites for name in labelled(site, shapes[site], labels[site])), LOG_LIKELIHOOD)
+
+
+def labelled(site: str, shape: tuple[int, ...], labels: Sequence[Sequence[Any]]) -> list[str]:
+    """A name for every number of a site."""
+    names = []
+    for position in np.ndindex(*shape):
+        inner = ", ".join(str(label[i]) for label, i in zip(labels, position, strict=True))
+        names.append(f"{site}[{inner}]" if inner else site)
+    return names
+
+
+def _kept(size: float, total: int) -> int:
+    return int(min(max(size, FEWEST_DRAWS), MOST_DRAWS, total))

@@ -57,19 +57,22 @@ def insist_on_the_same_data(verb: str, posteriors: Mapping[str, Posterior]) -> N
         ValueError: says which site differs, and how.
     """
     first, *others = posteriors
-    known = _data(verb, first, posteriors[first])
+    known = model_of(verb, first, posteriors[first])
     for other in others:
-        found = _data(verb, other, posteriors[other])
-        for site in sorted(set(known) | set(found)):
-            difference = _difference(site, known.get(site), found.get(site), first, other)
-            if difference:
-                fix = f"observe the same {site!r} in both models"
-                raise ValueError(problem(verb, found=difference, expected="posteriors of the same data", fix=fix))
+        if difference := different_data(known, model_of(verb, other, posteriors[other]), first, other):
+            fix = "observe the same data in both models"
+            raise ValueError(problem(verb, found=difference, expected="posteriors of the same data", fix=fix))
 
 
-def _data(verb: str, name: str, post: Posterior) -> dict[str, torch.Tensor]:
-    structure = model_of(verb, name, post).structure
-    return {site.name: structure.observations[site.name] for site in structure.observable}
+def different_data(one: Model, other: Model, first: str, second: str) -> str:
+    """Which site of two models has other data, and how they differ; "" if none does."""
+    known, found = (
+        {site.name: model.structure.observations[site.name] for site in model.structure.observable}
+        for model in (one, other)
+    )
+    sites = sorted(set(known) | set(found))
+    differences = (_difference(site, known.get(site), found.get(site), first, second) for site in sites)
+    return next((difference for difference in differences if difference), "")
 
 
 def _difference(site: str, one: torch.Tensor | None, other: torch.Tensor | None, first: str, second: str) -> str:

@@ -1,0 +1,46 @@
+"""Draws of a posterior that count the same and hardly depend on each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from phlogiston import arviz_edge
+from phlogiston.diagnostics import systematic_resample
+from phlogiston.posterior import Posterior
+
+Array = NDArray[np.float64]
+
+
+def worth(values: Array) -> float:
+    """How many independent draws those of chains are worth, ``[chain, draw, K]``, at the worst component."""
+    moving = values[..., values.reshape(-1, values.shape[-1]).std(0) > 0.0]
+    if values.shape[1] < 4:
+        return float(values.shape[0] * values.shape[1])
+    sizes = arviz_edge.ess(moving, "bulk")
+    found = sizes[np.isfinite(sizes)]
+    return float(found.min()) if found.size else 0.0
+
+
+def worth_of(posterior: Posterior, *, weighted: bool) -> float:
+    """How many independent draws a posterior's are worth, by their weights or as they are."""
+    total = posterior.num_chains * posterior.num_draws
+    if posterior.is_chain:
+        shape = (posterior.num_chains, posterior.num_draws, -1)
+        return worth(np.concatenate([v.double().reshape(shape).numpy() for v in posterior.draws.values()], axis=2))
+    if posterior.weights is not None:
+        return float(1.0 / posterior.weights.square().sum()) if weighted else float(total)
+    return min(float(total), posterior.figures.get("ess", float(total)))
+
+
+def spread(total: int, count: int) -> torch.Tensor:
+    """So many of ``total`` rows, as far apart as can be."""
+    return torch.from_numpy(np.linspace(0, total - 1, count).round().astype(np.int64))
+
+
+def rows_of(posterior: Posterior, count: int, rng: np.random.Generator, *, weighted: bool) -> torch.Tensor:
+    """So many rows of the flattened draws: in proportion to their weights, or as far apart as can be."""
+    if weighted and posterior.log_weights is not None:
+        return torch.from_numpy(systematic_resample(posterior.log_weights.reshape(-1).numpy(), count, rng))
+    return spread(posterior.num_chains * posterior.num_draws, count)
