@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
@@ -221,7 +223,7 @@ def correlated() -> ph.Model:
     return ph.Model(lambda: pyro.sample("z", dist.MultivariateNormal(torch.zeros(2), covariance)))
 
 
-def test_the_method_that_is_wrong_is_named_with_the_reason() -> None:
+def test_the_method_that_is_wrong_is_named_with_the_reason(tmp_path: Path) -> None:
     model = correlated()
     posts = {
         "smc": ph.infer(model, "smc", seed=0, progress=False),
@@ -235,6 +237,18 @@ def test_the_method_that_is_wrong_is_named_with_the_reason() -> None:
     assert max(found.c2st["smc", "mean-field"].accuracy.value, found.c2st["nuts", "mean-field"].accuracy.value) > 0.65
     assert found.mmd["smc", "mean-field"].p_value < 0.01
     assert not found.differ("nuts", "smc")
+    text = found.report(tmp_path / "new" / "agree.html", command="ph.agree(posts)").read_text()
+    assert "<script" not in text
+    assert re.findall(r"<h2>(.*?)</h2>", text) == [
+        "do not use",  # what mean-field's own checks say of it
+        "Model",
+        "Methods",
+        "Side by side",
+        "Pairs of methods",
+        "Means and spreads",
+        *(f"Reproducibility of {name}" for name in posts),
+    ]
+    assert "do not use mean-field: its sd of z[" in text
 
 
 def test_of_two_the_one_whose_own_checks_fail_is_named() -> None:

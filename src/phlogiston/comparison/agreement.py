@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from phlogiston import registry
 from phlogiston.comparison.bridging import evidence
 from phlogiston.comparison.data import insist_on_the_same_data, model_of, named
+from phlogiston.comparison.page import write_agreement
 from phlogiston.diagnostics import Report, systematic_resample
 from phlogiston.diagnostics.findings import component
 from phlogiston.divergence import C2st, Mmd, c2st, mmd
@@ -155,6 +157,15 @@ class Agreement:
             tuple(self.posteriors),
             self.outlier,
         )
+
+    def report(self, path: str | Path, *, command: str = "") -> Path:
+        """Write one self-contained HTML page: verdict, methods, pairs, numbers, what it takes to do it again.
+
+        Args:
+            path: of the page; folders are made.
+            command: what was run, where the calls of ``infer`` do not say it.
+        """
+        return write_agreement(self, path, command=command)
 
 
 def agree(
