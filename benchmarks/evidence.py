@@ -3,6 +3,10 @@
     python benchmarks/evidence.py                # 50 seeds of everything, 100 sandwiches, prints the tables
     python benchmarks/evidence.py --update       # and writes them into benchmarks/RESULTS.md
     python benchmarks/evidence.py --seeds 10 --sandwiches 20 --models mixture ppca
+    python benchmarks/evidence.py --fresh        # forgets what an earlier run kept
+
+Every seed's result is kept in runs/evidence/, so that a run that was cut off goes on where it was. A cell whose z has a
+standard deviation outside 0.8 to 1.25 is run on 150 more seeds: of 50 honest z, one set in 33 is outside by chance.
 
 z is (estimate - exact) / stated standard error. Stated errors are honest where z has standard deviation 1; SMC's come
 from 16 islands, so its z has that of a Student-t with 15 degrees of freedom, 1.07. Settings are small, so that errors
@@ -12,23 +16,21 @@ are large enough to be judged.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
-import sys
-import time
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from results import ROOT, Kept, insert, load_models
 
 import phlogiston as ph
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-
-RESULTS = Path(__file__).parent / "RESULTS.md"
-BEGIN, END = "<!-- evidence: written by benchmarks/evidence.py --update -->", "<!-- end of evidence -->"
+MORE = 150
 MODELS = (
     "beta_binomial",
     "normal_normal",
@@ -54,13 +56,29 @@ def own(method: object) -> Estimator:
     return estimate
 
 
-def of_draws(kind: str) -> Estimator:
-    return lambda model, seed: ph.evidence(ph.infer(model, NUTS, seed=seed, progress=False), kind)  # type: ignore[arg-type]
+@functools.lru_cache(maxsize=256)
+def chains(model: ph.Model, seed: int) -> ph.Posterior:
+    """Draws that both estimators from draws are given."""
+    return ph.infer(model, NUTS, seed=seed, progress=False)
+
+
+def of_draws(kind: Literal["bridge", "importance"]) -> Estimator:
+    return lambda model, seed: ph.evidence(chains(model, seed), kind)
+
+
+@functools.lru_cache(maxsize=32)
+def bound(model: ph.Model) -> float:
+    """Of the likelihood, found once a model; a little above, as a draw may come nearer."""
+    return ph.infer(model, "rejection", num_samples=50, seed=0, progress=False).figures["log_likelihood_bound"] + 1e-6
+
+
+def rejection(model: ph.Model, seed: int) -> ph.Estimate:
+    return own(ph.Rejection(num_samples=300, likelihood_bound=bound(model), engine="graph"))(model, seed)
 
 
 ESTIMATORS: dict[str, Estimator] = {
     "importance, prior, 4,000": own(ph.Importance(num_particles=4000, engine="graph")),
-    "rejection, 300 accepted": own(ph.Rejection(num_samples=300)),
+    "rejection, 300 accepted": rejection,
     "SMC, 1,024, HMC": own(ph.SMC(num_particles=1024, num_steps=4, engine="graph")),
     "SMC, 1,024, random walk": own(ph.SMC(num_particles=1024, num_steps=4, moves="mh", engine="graph")),
     "AIS, 200 x 30, HMC": own(ph.AIS(num_particles=200, num_temperatures=30, engine="graph")),
@@ -81,17 +99,24 @@ class Cell:
     def z(self) -> np.ndarray:
         return self.errors / np.maximum(self.stated, 1e-12)
 
+    def first(self, seeds: int) -> Cell:
+        return Cell(self.errors[:seeds], self.stated[:seeds], self.seconds)
+
     @property
     def honest(self) -> bool:
         return 0.8 <= float(self.z.std(ddof=1)) <= 1.25
 
 
-def measured(estimator: Estimator, name: str, seeds: int) -> Cell:
-    module = import_module(name)
-    began, found = time.perf_counter(), [estimator(module.model, seed) for seed in range(seeds)]
-    values = np.array([float(each.value) for each in found])
-    stated = np.array([float(each.se) for each in found])
-    return Cell(values - module.reference.log_evidence, stated, (time.perf_counter() - began) / seeds)
+def measured(label: str, name: str, seeds: int) -> Cell:
+    module, estimator = import_module(name), ESTIMATORS[label]
+
+    def compute(seed: int) -> list[float]:
+        each = estimator(module.model, seed)
+        return [float(each.value), float(each.se)]
+
+    found = Kept("evidence", f"{name} {label}").rows(seeds, compute)
+    values, stated, seconds = np.array(found).T
+    return Cell(values - module.reference.log_evidence, stated, float(seconds.mean()))
 
 
 def exact_of_normal_normal(y: np.ndarray) -> float:
@@ -109,29 +134,31 @@ def exact_of_ppca(x: np.ndarray) -> float:
 
 def sandwiches(name: str, exact: Callable[[np.ndarray], float], count: int) -> str:
     """How often the bounds hold the evidence of simulated data, and how far apart they are."""
-    method, inside, widths, gaps = ph.AIS(num_particles=100, num_temperatures=20, engine="graph"), 0, [], []
-    model = import_module(name).model
-    for seed in range(count):
+    method, model = ph.AIS(num_particles=100, num_temperatures=20, engine="graph"), import_module(name).model
+    model = model.for_many_data(*model.observed)
+
+    def compute(seed: int) -> list[float]:
         both = method.sandwich(model, seed=seed)
         (data,) = both.model.observed.values()
-        low, high = both.interval
-        inside += low <= exact(data.double().numpy()) <= high
-        widths.append(high - low)
-        gaps.append(float(both.gap.value))
-    return f"| {name} | {inside} of {count} | {np.median(widths):.3f} | {np.mean(gaps):.3f} |"
+        return [*both.interval, exact(data.double().numpy()), float(both.gap.value)]
+
+    found = Kept("evidence", f"sandwich {name}").rows(count, compute)
+    low, high, truth, gap, _ = np.array(found).T
+    inside = int(((low <= truth) & (truth <= high)).sum())
+    return f"| {name} | {inside} of {len(found)} | {np.median(high - low):.3f} | {gap.mean():.3f} |"
 
 
 def table_of(cells: dict[tuple[str, str], Cell], names: list[str]) -> list[str]:
-    lines = ["| model | estimator | mean error | mean stated se | mean z | sd of z | largest z | seconds |"]
-    lines.append("| --- " * 8 + "|")
+    lines = ["| model | estimator | seeds | mean error | mean stated se | mean z | sd of z | largest z | seconds |"]
+    lines.append("| --- " * 9 + "|")
     for name in names:
         for label in ESTIMATORS:
             if (cell := cells.get((name, label))) is not None:
                 z = cell.z
                 mark = "" if cell.honest else " (!)"
                 lines.append(
-                    f"| {name} | {label} | {cell.errors.mean():+.4f} | {cell.stated.mean():.4f} | {z.mean():+.2f} "
-                    f"| {z.std(ddof=1):.2f}{mark} | {np.abs(z).max():.2f} | {cell.seconds:.2f} |"
+                    f"| {name} | {label} | {z.size} | {cell.errors.mean():+.4f} | {cell.stated.mean():.4f} "
+                    f"| {z.mean():+.2f} | {z.std(ddof=1):.2f}{mark} | {np.abs(z).max():.2f} | {cell.seconds:.2f} |"
                 )
     return lines
 
@@ -142,12 +169,16 @@ def main() -> None:
     parser.add_argument("--sandwiches", type=int, default=100)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--update", action="store_true", help="write into RESULTS.md")
+    parser.add_argument("--fresh", action="store_true", help="forget what earlier runs kept")
     arguments = parser.parse_args()
+    if arguments.fresh:
+        shutil.rmtree(ROOT / "runs" / "evidence", ignore_errors=True)
     warnings.simplefilter("ignore", ph.PhlogistonWarning)  # small settings earn them
     cells: dict[tuple[str, str], Cell] = {}
     for name in arguments.models:
-        for label, estimator in ESTIMATORS.items():
-            cells[name, label] = measured(estimator, name, arguments.seeds)
+        for label in ESTIMATORS:
+            cell = measured(label, name, arguments.seeds)
+            cells[name, label] = cell if cell.honest else measured(label, name, arguments.seeds + MORE)
             print(*table_of({(name, label): cells[name, label]}, [name])[2:], flush=True)
     bounds = [
         sandwiches("normal_normal", exact_of_normal_normal, arguments.sandwiches),
@@ -157,10 +188,15 @@ def main() -> None:
     lines = [*text_of(arguments.seeds), *table_of(cells, arguments.models), "", *SANDWICHED, *bounds]
     honest = sum(cell.honest for cell in cells.values())
     worst = max(float(np.abs(cell.z).max()) for cell in cells.values())
-    lines += ["", f"Honest (sd of z from 0.8 to 1.25): {honest} of {len(cells)}; largest |z| of all: {worst:.2f}."]
-    print(lines[-1])
+    first = sum(cell.first(arguments.seeds).honest for cell in cells.values())
+    lines += [
+        "",
+        f"Honest (sd of z from 0.8 to 1.25): {honest} of {len(cells)}; by the first {arguments.seeds} seeds: {first}.",
+        f"Largest |z| of all: {worst:.2f}.",
+    ]
+    print(*lines[-2:])
     if arguments.update:
-        write(lines)
+        insert("evidence", "benchmarks/evidence.py", lines)
 
 
 SANDWICHED = [
@@ -176,21 +212,13 @@ def text_of(seeds: int) -> list[str]:
     return [
         "## Evidence",
         "",
-        f"{seeds} seeds of each estimator; z is (estimate - exact) / stated standard error; (!): its standard",
-        "deviation is outside 0.8 to 1.25. SMC's errors have 15 degrees of freedom, for which 1.07 is expected.",
+        f"z is (estimate - exact) / stated standard error, over {seeds} seeds, or over {seeds + MORE} where its",
+        "standard deviation over the first was outside 0.8 to 1.25, as one honest set in 33 is by chance; (!): still.",
+        "SMC's errors have 15 degrees of freedom, for which 1.07 is expected. Seconds are the processor's for one.",
         "",
     ]
 
 
-def write(lines: list[str]) -> None:
-    """Put the lines between the two markers of RESULTS.md, which are added at its end where it lacks them."""
-    text = RESULTS.read_text(encoding="utf-8")
-    if BEGIN not in text:
-        text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    RESULTS.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
-
-
 if __name__ == "__main__":
+    load_models()
     main()

@@ -1,7 +1,9 @@
 """Whether ``diagnose`` tells bad fits from good ones: known-bad fits, healthy fits, and the confusion table.
 
     python benchmarks/trust.py              # 10 seeds of every bad fit, 100 healthy seeds
+    python benchmarks/trust.py --update     # and writes the tables into benchmarks/RESULTS.md
     python benchmarks/trust.py --seeds 2 --healthy 20
+    python benchmarks/trust.py --fresh      # forgets what an earlier run kept in runs/trust/
 
 A fit is bad by construction: an algorithm that is known to fail on the target, or draws with a fault put into them by
 hand. It is detected if the verdict is not "trust". A healthy fit is a method on a model that it treats well, with its
@@ -11,24 +13,24 @@ default or documented settings; every verdict but "trust" is a false alarm.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
-import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from results import ROOT, Kept, insert
 from sklearn.datasets import load_iris
 
 import phlogiston as ph
 from phlogiston.diagnostics import Report
 from phlogiston.fitted import Fitted
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+sys.path.insert(0, str(ROOT / "models"))
 
 import beta_binomial
 import eight_schools
@@ -41,6 +43,7 @@ import ppca
 
 Fit = Callable[[int], Report]
 DTYPE = torch.float64
+FAST = ph.Adam(learning_rate=0.01, beta1=0.5, beta2=0.99)
 
 
 def correlated(rho: float) -> ph.Model:
@@ -206,6 +209,50 @@ def generator(modes: int) -> Fit:
     return fit
 
 
+def learned(loss: str, **settings: Any) -> Fit:
+    """A small generator of the ring, trained against a critic of the same size."""
+
+    def program(count: int, network: torch.nn.Module) -> None:
+        pyro.module("generator", network)
+        with pyro.plate("point", count):
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            pyro.deterministic("x", network(z), event_dim=1)
+
+    def fit(seed: int) -> Report:
+        rng = np.random.default_rng(seed)
+        data = ring(rng) if loss == "minimax" else blob(rng)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            generator, critic = network(4, 2), network(2, 1)
+        trainer = ph.Adversarial(critic=critic, loss=loss, batch_size=128, ema=0.0, engine="graph", **settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ph.PhlogistonWarning)
+            model = ph.Model(program, len(data), generator).observe(x=data)
+            return ph.train(model, trainer, seed=seed, progress=False).diagnose()
+
+    return fit
+
+
+def network(width: int, out: int) -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Linear(width, 64),
+        torch.nn.LeakyReLU(0.2),
+        torch.nn.Linear(64, 64),
+        torch.nn.LeakyReLU(0.2),
+        torch.nn.Linear(64, out),
+    )
+
+
+def ring(rng: np.random.Generator) -> torch.Tensor:
+    centres = CENTRES.numpy()[rng.integers(0, 8, 1000)]
+    return torch.from_numpy(centres + 0.02 * rng.standard_normal((1000, 2))).float()
+
+
+def blob(rng: np.random.Generator) -> torch.Tensor:
+    root = np.linalg.cholesky([[1.0, 0.6], [0.6, 1.0]])
+    return torch.from_numpy(rng.standard_normal((1000, 2)) @ root.T).float()
+
+
 BAD: dict[str, Fit] = {
     "centred funnel, NUTS": centred_funnel,
     "two separated modes, 4 chains": separated_modes,
@@ -220,6 +267,7 @@ BAD: dict[str, Fit] = {
     "collapsed VAE": linear_vae(3.0),
     "collapsed generator, 1 mode of 8": generator(1),
     "generator without 3 modes of 8": generator(5),
+    "collapsed GAN, trained": learned("minimax", r1=0.0, r2=0.0, critic_steps=1, num_steps=600, optim=FAST),
 }
 HEALTHY: dict[str, Fit] = {
     "normal-normal, NUTS": lambda seed: run(normal_normal.model, "nuts", seed),
@@ -242,41 +290,74 @@ HEALTHY: dict[str, Fit] = {
     "scale, right density": of_density(0.0),
     "VAE that uses its latents": linear_vae(0.5),
     "generator of all modes": generator(8),
+    "GAN of a normal, trained": learned("relativistic", num_steps=2500),
 }
 
 
-def tally(fits: dict[str, Fit], seeds: int) -> dict[str, list[Report]]:
-    """Reports of every fit, seed by seed."""
-    return {name: [fit(seed) for seed in range(seeds)] for name, fit in fits.items()}
+Row = tuple[str, list[str]]  # verdict, what was found
 
 
-def table(title: str, reports: dict[str, list[Report]]) -> None:
-    print(f"\n{title}\n\n| fit | trust | caution | do not use | what was found most often |\n|---|---|---|---|---|")
-    for name, found in reports.items():
-        counts = [sum(report.verdict == v for report in found) for v in ("trust", "caution", "do not use")]
-        named = [check.name for report in found for check in report.checks if check.finding is not None]
-        most = max(set(named), key=named.count) if named else ""
-        print(f"| {name} | {counts[0]} | {counts[1]} | {counts[2]} | {most} |", flush=True)
+def tally(fits: dict[str, Fit], seeds: int) -> dict[str, list[Row]]:
+    """Verdicts of every fit, seed by seed."""
+    found: dict[str, list[Row]] = {}
+    for name, fit in fits.items():
+
+        def verdict(seed: int, fit: Fit = fit) -> list[Any]:
+            report = fit(seed)
+            return [report.verdict, [check.name for check in report.checks if check.finding is not None]]
+
+        found[name] = [(row[0], row[1]) for row in Kept("trust", name).rows(seeds, verdict)[:seeds]]
+        print(*row_of(name, found[name]), flush=True)
+    return found
+
+
+def row_of(name: str, found: list[Row]) -> list[str]:
+    counts = [sum(verdict == v for verdict, _ in found) for v in ("trust", "caution", "do not use")]
+    named = [check for _, checks in found for check in checks]
+    most = max(set(named), key=named.count) if named else ""
+    return [f"| {name} | {counts[0]} | {counts[1]} | {counts[2]} | {most} |"]
+
+
+def table(title: str, found: dict[str, list[Row]]) -> list[str]:
+    heads = [
+        f"{title}:",
+        "",
+        "| fit | trust | caution | do not use | what was found most often |",
+        "|---|---|---|---|---|",
+    ]
+    return [*heads, *(line for name, rows in found.items() for line in row_of(name, rows)), ""]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10, help="of every bad fit")
     parser.add_argument("--healthy", type=int, default=100, help="healthy seeds in all, shared out among the fits")
+    parser.add_argument("--update", action="store_true", help="write into RESULTS.md")
+    parser.add_argument("--fresh", action="store_true", help="forget what earlier runs kept")
     arguments = parser.parse_args()
-    began = time.perf_counter()
+    if arguments.fresh:
+        shutil.rmtree(ROOT / "runs" / "trust", ignore_errors=True)
     bad = tally(BAD, arguments.seeds)
-    table("Known-bad fits", bad)
     each = -(-arguments.healthy // len(HEALTHY))
     good = tally(HEALTHY, each)
-    table("Healthy fits", good)
-    seen = sum(report.verdict != "trust" for found in bad.values() for report in found)
-    alarms = sum(report.verdict != "trust" for found in good.values() for report in found)
+    seen = sum(verdict != "trust" for rows in bad.values() for verdict, _ in rows)
+    alarms = sum(verdict != "trust" for rows in good.values() for verdict, _ in rows)
     total_bad, total_good = len(BAD) * arguments.seeds, len(HEALTHY) * each
-    print("\n| | flagged | trusted |\n|---|---|---|")
-    print(f"| bad ({total_bad}) | {seen} | {total_bad - seen} |")
-    print(f"| healthy ({total_good}) | {alarms} | {total_good - alarms} |")
-    print(f"\n{time.perf_counter() - began:.0f} s; false alarms {alarms / total_good:.1%} (limit 5 %)")
+    lines = [
+        "## Trust",
+        "",
+        *table(f"Known-bad fits, {arguments.seeds} seeds each", bad),
+        *table(f"Healthy fits, {each} seeds each", good),
+        "| | flagged | trusted |",
+        "|---|---|---|",
+        f"| bad ({total_bad}) | {seen} | {total_bad - seen} |",
+        f"| healthy ({total_good}) | {alarms} | {total_good - alarms} |",
+        "",
+        f"False alarms: {alarms / total_good:.1%} (asked: at most 5 %).",
+    ]
+    print(*lines[-6:], sep="\n")
+    if arguments.update:
+        insert("trust", "benchmarks/trust.py", lines)
     sys.exit(0 if seen == total_bad and alarms <= 0.05 * total_good else 1)
 
 

@@ -32,6 +32,7 @@ def _bench() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     before = list(sys.path)
+    sys.path.insert(0, str(path.parent))  # what benchmarks share
     try:
         spec.loader.exec_module(module)
     finally:
@@ -42,7 +43,9 @@ def _bench() -> ModuleType:
 BENCH = _bench()
 
 
-@pytest.mark.parametrize("name", [name for name in BENCH.BAD if "SVI" not in name])
+@pytest.mark.parametrize(
+    "name", [name for name in BENCH.BAD if not name.endswith(("SVI, correlation 0.99", "trained"))]
+)
 def test_a_bad_fit_of_the_bench_is_flagged(name: str) -> None:
     report = BENCH.BAD[name](20)
     assert report.verdict != "trust"
@@ -54,7 +57,11 @@ def test_a_bad_fit_of_the_bench_is_flagged(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in BENCH.HEALTHY if not name.startswith(("PPCA", "regression", "mix", "correlated normal, full"))],
+    [
+        name
+        for name in BENCH.HEALTHY
+        if not name.startswith(("PPCA", "regression", "mix", "correlated normal, full", "GAN"))
+    ],
 )
 def test_a_healthy_fit_of_the_bench_is_trusted(name: str) -> None:
     report = BENCH.HEALTHY[name](20)
