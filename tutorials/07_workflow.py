@@ -239,13 +239,26 @@ answers = {
     "importance": ph.infer(model, "importance", num_particles=particles, seed=2, progress=False),
     "gibbs": gibbs,
 }
-for name, answer in answers.items():
-    found = answer.moments("tau")
-    print(f"{name:>10}: tau {found.mean:.4f} ± {found.mean_se:.4f}, {answer.diagnose().headline}")
+largest = 0.0
 for first in answers.values():
     for second in answers.values():
         a, b = first.moments("theta"), second.moments("theta")
+        largest = max(largest, np.max(np.abs(a.mean - b.mean) / (np.hypot(a.mean_se, b.mean_se) + 1e-12)))
         close(a.mean, b.mean, np.hypot(a.mean_se, b.mean_se) + 1e-9, sigmas=4.5)  # 18 players, 3 pairs
+print(f"by hand: means of theta differ by at most {largest:.1f} standard errors")
+
+# %% [markdown]
+# `ph.agree` does that for every mean and spread, with a limit for all comparisons together, lets a classifier try to
+# tell the draws apart, puts the evidences side by side (from chains by bridge sampling), and says whom to doubt. It
+# runs methods by itself, `ph.agree(model, methods=["nuts", "gibbs"])`, or takes posteriors that are there.
+
+# %%
+agreement = ph.agree(answers, seed=0)
+print(agreement)
+assert SMOKE or agreement.outlier in ("", "gibbs")
+assert not agreement.differ("nuts", "importance")
+keep(agreement.plot(), "agreement")
+agreement.report(FOLDER / "07_agreement.html")
 
 # %% [markdown]
 # ## 6. Does it predict data like these?
@@ -301,19 +314,19 @@ grid = np.linspace(-3.0, 1.0, 4001)
 likelihood = sum(binom.logpmf(y, BATS, expit(grid)) for y in hits)
 pooled_evidence = logsumexp(likelihood + norm.logpdf(grid, -1.0, 0.5) + np.log(grid[1] - grid[0]))
 rivals = {"pooled": ph.Model(pooled, N), "separate": ph.Model(separate, N), "hierarchy": model}
-evidences, elpd = {}, {}
-for name, rival in rivals.items():
-    observed = rival.observe(y=hits)
-    fitted = post if name == "hierarchy" else ph.infer(observed, ph.NUTS(**size), seed=4, progress=False)
-    near = ph.Importance(num_particles=particles // 4, proposal=fitted)  # a density fitted to the posterior
-    evidences[name] = ph.infer(observed, near, seed=5, progress=False).log_evidence
-    elpd[name] = fitted.loo()
-    print(f"{name:>10}: log evidence {evidences[name]}, {elpd[name]}")
+fits = {
+    name: post if name == "hierarchy" else ph.infer(rival.observe(y=hits), ph.NUTS(**size), seed=4, progress=False)
+    for name, rival in rivals.items()
+}
+comparison = ph.compare(fits, seed=5)  # evidences by bridge sampling from the draws
+print(comparison)
+evidences, elpd = comparison.log_evidence, comparison.loo
 close(evidences["pooled"].value, pooled_evidence, evidences["pooled"].se + 1e-4)
 close(evidences["hierarchy"].value, log_evidence, evidences["hierarchy"].se + 1e-4)
-bayes_factor = np.exp(evidences["hierarchy"].value - evidences["separate"].value)
-print(f"the hierarchy against separate players: Bayes factor {bayes_factor:.1f}")
-assert bayes_factor > 10.0
+factor = comparison.log_bayes_factor("hierarchy", "separate")
+print(f"the hierarchy against separate players: Bayes factor {np.exp(factor.value):.1f}")
+assert np.exp(factor.value) > 10.0
+assert any("separate: leave-one-out is not to be trusted" in warning for warning in comparison.warnings)
 alone = norm.logpdf(grid, -1.0, 0.7) + np.log(grid[1] - grid[0])
 separate_evidence = sum(logsumexp(binom.logpmf(y, BATS, expit(grid)) + alone) for y in hits)
 close(evidences["separate"].value, separate_evidence, evidences["separate"].se + 2e-4)
@@ -357,8 +370,7 @@ keep(figure, "shrinkage")
 #
 # so that $\theta^*$ is one more draw of its own posterior, and its rank among $L$ of them is uniform on $0,\dots,L$
 # ([Talts et al. 2018](https://arxiv.org/abs/1804.06788)). A posterior that is too narrow makes a $\cup$: the truth
-# falls outside too often. Two methods on trial: the quadrature above, and importance sampling from the prior with a
-# thousand particles, which can be short of particles where the data are unusual. Does it know?
+# falls outside too often. By hand, with draws from the quadrature above, which is exact:
 
 
 # %%
@@ -368,46 +380,40 @@ def by_quadrature(y, count, rng):
     cells = rng.choice(mass.size, count, p=mass.ravel() / mass.sum())
     within = rng.uniform(-0.5, 0.5, (2, count))
     found = mu[cells // 90] + within[0] * (mu[1] - mu[0]), np.abs(tau[cells % 90] + within[1] * (tau[1] - tau[0]))
-    return {"mu": found[0], "tau": found[1]}, False
+    return {"mu": found[0], "tau": found[1]}
 
 
-def by_importance(y, count, rng):
-    """Draws of mu and tau resampled from a thousand prior particles, and whether the run warned."""
-    data = ph.Model(non_centred, -1.0, 0.5, 0.5, N).observe(y=y)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ph.WeightWarning)  # counted below
-        run = ph.infer(data, "importance", num_particles=1000, seed=int(rng.integers(2**31)), progress=False)
-    picked = rng.choice(1000, count, p=run.weights[0].numpy())
-    return {site: run.draws[site][0].numpy()[picked] for site in ("mu", "tau")}, bool(run.warnings)
-
-
-simulations, bins, kept = (16, 4, 19) if SMOKE else (300, 10, 99)
+simulations, bins, kept = (20, 4, 19) if SMOKE else (200, 10, 99)
 truths = model.unobserved().simulate(simulations, seed=6)
-figure, panels = plt.subplots(1, 2, figsize=(9, 2.8), sharey=True)
-low, high = binom.ppf([0.005, 0.995], simulations, 1.0 / bins)
-for axes, method in zip(panels, (by_quadrature, by_importance), strict=True):
-    rng, ranks, warned = np.random.default_rng(0), {"mu": [], "tau": []}, 0
-    for s in range(simulations):
-        sample, doubtful = method(truths["y"][s].numpy(), kept, rng)
-        warned += doubtful
-        for site, values in sample.items():
-            ranks[site].append(np.sum(values < float(truths[site][s])))
-    p_values = {}
-    for (site, found), colour in zip(ranks.items(), (BLUE, ORANGE), strict=True):
-        counts = np.histogram(found, np.linspace(0, kept + 1, bins + 1))[0]
-        p_values[site] = chi2.sf(np.sum((counts - simulations / bins) ** 2) / (simulations / bins), bins - 1)
-        axes.stairs(counts, np.linspace(0, kept + 1, bins + 1), color=colour, label=f"{site}: p = {p_values[site]:.2g}")
-    shown = ", ".join(f"{site} p = {p_value:.2g}" for site, p_value in p_values.items())
-    print(f"{method.__name__}: {shown}; {warned} of {simulations} runs warned")
-    if method is by_quadrature:
-        assert min(p_values.values()) > 1e-3
-    else:
-        assert SMOKE or min(p_values.values()) < 1e-3
-        assert warned > simulations / 4  # it does know
-    axes.axhspan(low, high, color=GREY, alpha=0.2, lw=0)
-    axes.set(title=f"{method.__name__.replace('_', ' ')}", xlabel=f"rank of the truth among {kept}")
-    axes.legend(loc="upper center")
-keep(figure, "calibration")
+rng, ranks = np.random.default_rng(0), {"mu": [], "tau": []}
+for s in range(simulations):
+    for site, values in by_quadrature(truths["y"][s].numpy(), kept, rng).items():
+        ranks[site].append(np.sum(values < float(truths[site][s])))
+for site, found in ranks.items():
+    counts = np.histogram(found, np.linspace(0, kept + 1, bins + 1))[0]
+    p_value = chi2.sf(np.sum((counts - simulations / bins) ** 2) / (simulations / bins), bins - 1)
+    print(f"quadrature, {site}: p = {p_value:.2g}")
+    assert p_value > 1e-3
+
+# %% [markdown]
+# `ph.calibrate` does it for any method: it simulates, infers, thins the draws to nearly independent ones, ranks, and
+# says what a shape means. NUTS runs many simulations in one block of chains; other methods trace the model once for
+# all. On trial: NUTS, and importance sampling from the prior with a thousand particles, which can be short of particles
+# where the data are unusual. Does it know?
+
+# %%
+short = {"num_warmup": 60, "num_samples": 60} if SMOKE else {"num_warmup": 500, "num_samples": 500}
+trials = {
+    "nuts": ph.NUTS(**short, target_accept_prob=0.95, max_tree_depth=5 if SMOKE else 10),
+    "importance": ph.Importance(num_particles=1000),
+}
+for name, method in trials.items():
+    found = ph.calibrate(model, method, sites=("mu", "tau"), num_simulations=simulations, seed=8, progress=False)
+    print(found)
+    keep(found.plot(), f"calibration_{name}")
+    assert SMOKE or found.calibrated == (name == "nuts")
+    if name == "importance":
+        assert SMOKE or found.flagged.mean() > 0.25  # it does know
 
 # %% [markdown]
 # ## 9. The report
