@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from phlogiston.diagnostics import Check, Finding, Report, failed
+from phlogiston.diagnostics.verdict import Severity
 from phlogiston.divergence import C2st, Mmd
 from phlogiston.estimate import Estimate
 from phlogiston.posterior import Posterior
@@ -43,14 +44,37 @@ class Compared(Protocol):
 class Agreed(Protocol):
     """What a page is made from (an ``Agreement``)."""
 
-    posteriors: Mapping[str, Posterior]
-    z: Mapping[Pair, float]
-    where: Mapping[Pair, str]
-    effect: Mapping[Pair, float]
-    c2st: Mapping[Pair, C2st]
-    mmd: Mapping[Pair, Mmd]
-    reports: Mapping[str, Report]
-    refused: Mapping[str, str]
+    @property
+    def posteriors(self) -> Mapping[str, Posterior]:
+        """By name."""
+
+    @property
+    def z(self) -> Mapping[Pair, float]:
+        """Of each pair, the largest difference in combined standard errors."""
+
+    @property
+    def where(self) -> Mapping[Pair, str]:
+        """Of which component."""
+
+    @property
+    def effect(self) -> Mapping[Pair, float]:
+        """In posterior standard deviations."""
+
+    @property
+    def c2st(self) -> Mapping[Pair, C2st]:
+        """How well a classifier tells the draws apart."""
+
+    @property
+    def mmd(self) -> Mapping[Pair, Mmd]:
+        """The kernel distance between them."""
+
+    @property
+    def reports(self) -> Mapping[str, Report]:
+        """Of each method, the checks of its own."""
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Methods that could not treat the model."""
 
     @property
     def limit(self) -> float:
@@ -115,7 +139,7 @@ def _pair(found: Agreed, one: str, other: str) -> Check:
     doubted = found.outlier if found.outlier in pair else ""
     action = f"do not use {doubted}: {found.why}" if doubted else "look at the checks of each, and ask a third method"
     meaning = f"They differ by {found.effect[pair]:.2g} posterior standard deviations in the {found.where[pair]}."
-    grave = "caution" if doubted else "do not use"
+    grave: Severity = "caution" if doubted else "do not use"
     finding = Finding(
         f"{name}: {numbers}", action, number=found.z[pair], threshold=found.limit, meaning=meaning, severity=grave
     )
