@@ -47,62 +47,55 @@ def calibrate(
     r"""Simulation-based calibration: does a method recover the latents that data were simulated from?
 
     Draws :math:`\tilde z \sim p(z)`, :math:`\tilde x \sim p(x \mid \tilde z)`, and ranks :math:`\tilde z`, component by
-    component, among draws of :math:`p(z \mid \tilde x)`: uniform if, over all data, these are right. The log likelihood
-    is ranked too: it sees a method that ignores the data. Draws are thinned to nearly independent ones, ties of
-    discrete values broken at random. NUTS runs many simulations at once, in one block of chains.
+    component, among nearly independent draws of :math:`p(z \mid \tilde x)`: uniform if, over all data, these are right.
+    The log likelihood is ranked too: it sees a method that ignores the data. NUTS runs many simulations at once.
 
     Args:
         model: a model; what it observes says which sites are data (the values do not matter), or a program.
-        method: a method's name with its settings as keywords, a method, or a ``Fitted`` whose amortised guide gives the
-            posterior of any datum; then each datum is a simulation, and one pass of the encoder serves all.
+        method: a method's name with its settings, a method, or a ``Fitted``, whose guide needs one pass for all; each
+            datum is then a simulation.
         sites: a latent or deterministic to rank, or several; all by default.
-        around: a posterior of the model given its observed data, with as many independent draws as simulations. Truths
-            are then drawn from it, and recovered from observed and simulated data together: is the method right where
-            it is used?
-        corrected: whether draws that have importance weights are ranked as these say. None: as the posterior itself
-            counts them, but a ``Fitted`` by the guide's own draws. False ranks the own draws of any guide.
+        around: a posterior given observed data: truths are drawn from it, and recovered from both data together.
+        corrected: whether importance weights count. None: as the posterior counts them, and not those of a ``Fitted``.
         seed: of everything; None draws one, which the result records.
-        executor: any ``concurrent.futures.Executor``; ranks do not depend on it.
+        executor: any ``concurrent.futures.Executor``, with the same ranks.
         checkpoint: a file that keeps what is done; a run that finds it goes on from there.
         **settings: of a method given by name.
 
     Raises:
         UnsupportedModel: a prior is improper, or something else cannot be simulated; names the site.
-        SettingError: ``around`` is a posterior of another model or other data, or has too few independent draws.
+        SettingError: ``around`` is of another model or other data, or worth too few draws.
 
     References:
         Talts et al. (2018), https://arxiv.org/abs/1804.06788; Modrak et al. (2023), https://arxiv.org/abs/2211.02383;
-        Sailynoja, Schmitt, Burkner and Vehtari (2025), Posterior SBC, https://arxiv.org/abs/2502.03279
+        Sailynoja et al. (2025), Posterior SBC, https://arxiv.org/abs/2502.03279
 
     Example:
-        >>> def program():
-        ...     p = pyro.sample("p", dist.Beta(2.0, 2.0))
-        ...     pyro.sample("heads", dist.Binomial(10, p))
-        >>> model = ph.Model(program).observe(heads=3.0)
-        >>> found = ph.calibrate(model, "nuts", num_samples=200, num_simulations=100, seed=0, progress=False)
-        >>> found.calibrated
+        >>> coin = lambda: pyro.sample("heads", dist.Binomial(10, pyro.sample("p", dist.Beta(2.0, 2.0))))
+        >>> model = ph.Model(coin).observe(heads=3.0)
+        >>> ph.calibrate(model, "nuts", num_samples=200, num_simulations=100, seed=0, progress=False).calibrated
         True
     """
     began = time.perf_counter()
     model = model if isinstance(model, Model) else Model(model)
     chosen, name = _chosen(model, method, settings)
-    sites = () if sites is None else (sites,) if isinstance(sites, str) else tuple(sites)
-    known = _known(model, num_simulations, sites)
-    chosen_seed = secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
+    named, known = _named(model, num_simulations, sites)
     if isinstance(chosen, Fitted):
+        seed = _chosen_seed(seed)
         _insist_on_one_pass(around=around, executor=executor, checkpoint=checkpoint)
-        root = seed_sequence(chosen_seed)
-        found = calibrated_guide(model, chosen, num_simulations, sites, bool(corrected), root)
-        return replace(found, method=name, seed=chosen_seed, seconds=time.perf_counter() - began)
-    described = f"{model.name}|{chosen!r}|{num_simulations}|{sites}|{corrected}"
-    log = _Log(None if checkpoint is None else Path(checkpoint), described)
-    seed = log.seed_or(chosen_seed, seed is None)
-    drawing, working = spawn(seed, 2)
-    simulations = simulate(model, num_simulations, drawing, around)
-    job = Job(simulations.model, chosen, sites or tuple(known), tuple(simulations.data), corrected)
-    results, interrupted = _all(job, simulations, working, executor, log, progress)
-    found, seconds = _collected(job, simulations, results), time.perf_counter() - began
-    return replace(found, method=name, seed=seed, seconds=seconds, interrupted=interrupted)
+        found = calibrated_guide(model, chosen, num_simulations, named, bool(corrected), seed_sequence(seed))
+    else:
+        log = _Log(checkpoint, f"{model.name}|{chosen!r}|{num_simulations}|{named}|{corrected}")
+        seed = log.seed_or(_chosen_seed(seed), seed is None)
+        drawing, working = spawn(seed, 2)
+        simulations = simulate(model, num_simulations, drawing, around)
+        job = Job(simulations.model, chosen, named or known, tuple(simulations.data), corrected)
+        found = _collected(job, simulations, *_all(job, simulations, working, executor, log, progress))
+    return replace(found, method=name, seed=seed, seconds=time.perf_counter() - began)
+
+
+def _chosen_seed(seed: int | None) -> int:
+    return secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
 
 
 def _insist_on_one_pass(**given: Any) -> None:
@@ -113,7 +106,7 @@ def _insist_on_one_pass(**given: Any) -> None:
             raise SettingError(problem(name, found=type(value).__name__, expected=expected))
 
 
-def _collected(job: Job, simulations: Simulations, results: Sequence[Ranked]) -> Calibration:
+def _collected(job: Job, simulations: Simulations, results: Sequence[Ranked], interrupted: bool) -> Calibration:
     """The ranks of all parts by quantity."""
     ranks = np.concatenate([found.ranks for found in results])
     return Calibration(
@@ -124,19 +117,23 @@ def _collected(job: Job, simulations: Simulations, results: Sequence[Ranked]) ->
         source=simulations.source,
         engine=results[-1].engine,
         batched=job.batched,
+        interrupted=interrupted,
     )
 
 
-def _known(model: Model, num_simulations: int, sites: Sequence[str]) -> list[str]:
-    """The sites that can be ranked; refuses too few simulations and sites that are not among them."""
+def _named(
+    model: Model, num_simulations: int, sites: str | Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The sites that were named, and all that can be ranked; refuses too few simulations and sites not among them."""
     positive_int(num_simulations=num_simulations)
     if num_simulations < 20:
         raise SettingError(problem("num_simulations", found=str(num_simulations), expected="20 or more"))
-    known = [site.name for site in model.structure.of("latent", "deterministic")]
-    for site in sites:
+    known = tuple(site.name for site in model.structure.of("latent", "deterministic"))
+    named = () if sites is None else (sites,) if isinstance(sites, str) else tuple(sites)
+    for site in named:
         if site not in known:
             raise UnknownName(f"calibrate: found no site {site!r} to rank; {did_you_mean(site, known)}")
-    return known
+    return named, known
 
 
 def _chosen(model: Model, method: str | Method | Fitted, settings: dict[str, Any]) -> tuple[Any, str]:
@@ -164,7 +161,8 @@ def _digest(simulations: Simulations) -> str:
 class _Log:
     """What is done, in a file if there is one."""
 
-    def __init__(self, path: Path | None, run: str) -> None:
+    def __init__(self, file: str | Path | None, run: str) -> None:
+        path = None if file is None else Path(file)
         self._path, self._run, self._seed, self._data = path, run, 0, ""
         self.done: dict[int, Ranked] = {}
         self._found = files.read(path) if path is not None and path.exists() else None
