@@ -63,12 +63,10 @@ def calibrate(
         **settings: of a method given by name.
 
     Raises:
-        UnsupportedModel: a prior is improper, or something else cannot be simulated; names the site.
-        SettingError: ``around`` is of another model or other data, or worth too few draws.
+        UnsupportedModel: a site cannot be simulated. SettingError: ``around`` is of another model, or too few draws.
 
     References:
-        Talts et al. (2018), https://arxiv.org/abs/1804.06788; Modrak et al. (2023), https://arxiv.org/abs/2211.02383;
-        Sailynoja et al. (2025), Posterior SBC, https://arxiv.org/abs/2502.03279
+        Talts et al. (2018), https://arxiv.org/abs/1804.06788; Sailynoja et al. (2025), https://arxiv.org/abs/2502.03279
 
     Example:
         >>> coin = lambda: pyro.sample("heads", dist.Binomial(10, pyro.sample("p", dist.Beta(2.0, 2.0))))
