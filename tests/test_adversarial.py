@@ -54,7 +54,7 @@ def game(loss: str, **settings: Any) -> tuple[Players, Feed, torch.Tensor, torch
     players = Players(
         table.generator, critic, LOSSES[loss], Regularisers(**settings), table.data, (), graph, jitters=False
     )
-    feed = players.feed(np.random.default_rng(1), torch.arange(ROWS), 0.0, 1.0)
+    feed = players.feed(np.random.default_rng(1), torch.arange(ROWS), 0.0)
     fake = LOC + feed.noises[0]
     return players, feed, table.data, fake, critic.initial
 

@@ -18,7 +18,7 @@ from phlogiston.guides.amortized import AmortizedGuide
 from phlogiston.measurement import Noise, measured
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
-from phlogiston.report import write_fitted
+from phlogiston.report import film, write_fitted
 from phlogiston.trust_training import judge_training
 
 
@@ -178,6 +178,28 @@ class Fitted:
             command: what was run, where the call of ``train`` does not say it.
         """
         return write_fitted(self, path, command=command)
+
+    def film(self, path: str | Path) -> Path:
+        """Write the samples over time, one noise at several steps beside data: a sheet (.png) or an animation (.gif).
+
+        Args:
+            path: of the picture; folders are made.
+
+        Raises:
+            UnsupportedModel: the trainer kept none.
+            SettingError: another kind of file.
+        """
+        frames = self.state.get("frames")
+        if not frames:
+            raise UnsupportedModel(
+                problem(
+                    f"Fitted({self.method})",
+                    found="no samples over time",
+                    expected="an adversarial training that kept some",
+                    fix="ph.train(model, ph.Adversarial(frames=16))",
+                )
+            )
+        return film(f"{self.model.name}: samples over time", frames, self.state["data"], Path(path))
 
     def save(self, path: str | Path) -> Path:
         """Write parameters, history and state to one file of tensors and plain data, which ``ph.load`` reads."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +15,9 @@ from phlogiston.diagnostics import (
     Finding,
     Report,
     check_coverage,
+    check_distance,
     check_ending,
+    check_game,
     check_rest,
     check_usage,
     failed,
@@ -64,6 +66,14 @@ class Trained(Protocol):
         """Curves."""
 
     @property
+    def state(self) -> Mapping[str, Any]:
+        """All that training needs to go on."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was warned of."""
+
+    @property
     def seed(self) -> int | None:
         """Of the run."""
 
@@ -76,6 +86,8 @@ class Trained(Protocol):
 
 def judge_training(fitted: Trained) -> Report:
     """Whether training ended well, the latents are used, and the samples reach all of the data."""
+    if "draws" in fitted.state:  # the output of a game is no observation of the trained program
+        return Report(tuple(_of_game(fitted)))
     checks = [_ending(fitted), _finite(fitted)]
     if checks[-1].state == "do not use":  # the program cannot even run
         return Report(tuple(checks))
@@ -95,6 +107,16 @@ def judge_training(fitted: Trained) -> Report:
         if name in drawn and drawn[name][0].shape == data.shape:
             checks.append(check_coverage(data.double().numpy(), drawn[name][0].double().numpy(), rng))
     return Report(tuple(checks))
+
+
+def _of_game(fitted: Trained) -> Iterator[Check]:
+    yield _finite(fitted)
+    told = [text for text in fitted.warnings if "on:" in text]
+    yield check_game(told, len(fitted.warnings) - len(told))
+    distances = np.asarray(fitted.history.get("check_distance", ()), dtype=float)
+    yield check_distance(distances, float(fitted.figures.get("distance", np.nan)))
+    data, draws = (fitted.state[name].double().numpy() for name in ("data", "draws"))
+    yield check_coverage(data, draws, generator(spawn(fitted.seed or 0, 9)[8]))
 
 
 def _ending(fitted: Trained) -> Check:

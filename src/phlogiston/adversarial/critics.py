@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,12 +18,37 @@ from phlogiston.errors import ModelError, problem
 _POWER_ITERATIONS = 5
 
 
-class Mlp(nn.Module):
-    """Two hidden layers over the flattened data; conditions join the input, whole numbers as indicator columns."""
+@dataclass(frozen=True)
+class Standard:
+    """Where data lie: their mean row and one standard deviation, of all coordinates around their means."""
 
-    def __init__(self, shape: tuple[int, ...], classes: tuple[int, ...] = (), width: int = 128) -> None:
+    centre: torch.Tensor
+    scale: float
+
+    @staticmethod
+    def of(data: torch.Tensor) -> Standard:
+        """That of ``[N, ...]``."""
+        centre = data.mean(0)
+        scale = float((data - centre).square().mean().sqrt())
+        return Standard(centre, scale if scale > 0.0 else 1.0)
+
+
+class Mlp(nn.Module):
+    """Two hidden layers over the flattened, standardised data; conditions join, whole numbers as indicator columns."""
+
+    centre: torch.Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        standard: Standard,
+        packing: int = 1,
+        classes: tuple[int, ...] = (),
+        width: int = 128,
+    ) -> None:
         super().__init__()
-        self.classes = classes
+        self.classes, self.scale = classes, standard.scale
+        self.register_buffer("centre", standard.centre.reshape(1, -1).repeat(1, packing))
         columns = math.prod(shape) + sum(max(n, 1) for n in classes)
         self.body = nn.Sequential(
             nn.Linear(columns, width),
@@ -34,7 +60,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
         """``x [B, ...]`` and the conditions of each row -> ``[B]``."""
-        parts = [x.reshape(x.shape[0], -1)]
+        parts = [(x.reshape(x.shape[0], -1) - self.centre) / self.scale]
         for value, count in zip(conditions, self.classes, strict=True):
             known = torch.arange(max(count, 1), dtype=x.dtype)
             parts.append((value.reshape(-1, 1) == known).to(x.dtype) if count else value.reshape(-1, 1).to(x.dtype))
@@ -49,6 +75,7 @@ class Critic:
         module: ``[B, ...]`` (and conditions) -> ``[B]`` or ``[B, 1]``; None for two hidden layers of 128.
         example: some rows of data.
         conditions: of these rows.
+        standard: of all data; None for that of the example.
         classes: how many values each condition has; 0 for numbers.
         packing: rows that are judged together.
         spectral: whether each layer's matrix is divided by its largest singular value.
@@ -64,15 +91,17 @@ class Critic:
         example: torch.Tensor,
         conditions: tuple[torch.Tensor, ...],
         *,
+        standard: Standard | None = None,
         classes: tuple[int, ...] = (),
         packing: int = 1,
         spectral: bool = False,
         seed: int = 0,
     ) -> None:
-        self.packing, self._spectral = packing, spectral
+        self.packing, self._spectral, self.standard = packing, spectral, standard or Standard.of(example)
         shape = self.packed(example).shape[1:]
         with isolated(seed=seed, dtype=example.dtype):
-            made = Mlp(tuple(shape), classes * packing) if module is None else copy.deepcopy(module)
+            own = (tuple(shape), self.standard, packing, classes * packing)
+            made: nn.Module = Mlp(*own) if module is None else copy.deepcopy(module)
             self.module = made.to(example.dtype)
         named = dict(self.module.named_parameters())
         self.names = tuple(named)

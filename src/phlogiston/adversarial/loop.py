@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from phlogiston.adversarial.alarms import Alarm
 from phlogiston.adversarial.players import RECORD, Players
 from phlogiston.engine.batched import Tier
 from phlogiston.engine.isolate import generator
@@ -28,7 +29,7 @@ class Plan:
 
     Args:
         num_steps: of the generator, those of a run that is resumed among them.
-        rows: of data that the players see.
+        training: rows of data that the players see.
         batch_size: rows a step.
         critic_steps: of the critic before each of the generator.
         critic_rule: of the critic's optimiser.
@@ -43,7 +44,7 @@ class Plan:
     """
 
     num_steps: int
-    rows: int
+    training: torch.Tensor
     batch_size: int
     critic_steps: int
     critic_rule: Rule
@@ -68,12 +69,25 @@ class Plan:
         """Of the mean of parameters: it starts as a plain mean of few."""
         return min(self.ema, (1.0 + step) / (10.0 + step))
 
-    def index(self, seed: np.random.SeedSequence, draw: int) -> torch.Tensor:
-        """Rows of the batch of that number: every row once an epoch, but for a rest smaller than a batch."""
-        length = self.rows // self.batch_size
-        epoch, inside = divmod(draw, length)
-        order = generator(_child(seed, 0, epoch)).permutation(self.rows)
-        return torch.from_numpy(order[inside * self.batch_size : (inside + 1) * self.batch_size].copy())
+
+class Batches:
+    """Rows of batches by number: every row once an epoch, but for a rest smaller than a batch.
+
+    Args:
+        plan: of the game.
+        seed: of the run.
+    """
+
+    def __init__(self, plan: Plan, seed: np.random.SeedSequence) -> None:
+        self._training, self._size, self._seed = plan.training, plan.batch_size, seed
+        self._epoch, self._order = -1, plan.training
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        epoch, inside = divmod(number, len(self._training) // self._size)
+        if epoch != self._epoch:
+            order = generator(_child(self._seed, 0, epoch)).permutation(len(self._training))
+            self._epoch, self._order = epoch, self._training[torch.from_numpy(order)]
+        return self._order[inside * self._size : (inside + 1) * self._size]
 
 
 @dataclass(frozen=True)
@@ -85,13 +99,15 @@ class Standing:
     mean: Tensors
     records: Array  # [steps, NAMES]
     checks: tuple[Mapping[str, float], ...] = ()
-    best: Tensors = ()
+    best: Tensors = ()  # the mean of parameters at the check that was nearest to held-out data
+    best_step: int = 0
+    best_distance: float = math.inf
     stop_reason: str = ""
     converged: bool = False
     interrupted: bool = False
     engine: str = ""
-    alarms: tuple[str, ...] = ()
-    frames: tuple[torch.Tensor, ...] = field(default=())
+    alarms: tuple[Alarm, ...] = ()
+    frames: tuple[tuple[int, torch.Tensor], ...] = ()  # steps and draws of the same noise
 
     @property
     def step(self) -> int:
@@ -102,8 +118,15 @@ class Standing:
         """As plain data."""
         parts = {"critic": self.critic.tensors, "generator": self.generator.tensors, "ema": self.mean}
         found: dict[str, Any] = {name: list(value) for name, value in parts.items()}
-        frames = {"frames": list(self.frames), "checks": [dict(c) for c in self.checks], "best": list(self.best)}
-        return {**found, **frames, "records": self.records, "alarms": list(self.alarms)}
+        watched = {
+            "checks": [dict(check) for check in self.checks],
+            "best": list(self.best),
+            "best_step": self.best_step,
+            "best_distance": self.best_distance,
+            "alarms": [asdict(alarm) for alarm in self.alarms],
+            "frames": [list(frame) for frame in self.frames],
+        }
+        return {**found, **watched, "records": self.records}
 
     @staticmethod
     def from_state(state: Mapping[str, Any]) -> Standing:
@@ -117,8 +140,10 @@ class Standing:
             np.asarray(state["records"]),
             checks=tuple(state["checks"]),
             best=tuple(state["best"]),
-            alarms=tuple(state["alarms"]),
-            frames=tuple(state["frames"]),
+            best_step=state["best_step"],
+            best_distance=state["best_distance"],
+            alarms=tuple(Alarm(**alarm) for alarm in state["alarms"]),
+            frames=tuple((step, draws) for step, draws in state["frames"]),
         )
 
     def copied(self) -> Standing:
@@ -168,29 +193,28 @@ def play(
     A window that meets a number that is not finite, or is interrupted, is undone.
     """
     at = replace(start.copied(), stop_reason="", converged=False, interrupted=False)
-    steps = _steps(players, plan, seed, at, tier)
+    batches = Batches(plan, seed)
+    steps = _steps(players, plan, batches[0], at, tier)
     at = replace(at, engine=steps.engine)
     with tqdm(total=plan.num_steps, initial=at.step, desc="train", disable=None if progress else True) as bar:
         while at.step < plan.num_steps and not at.stop_reason:
             before = at.copied()
             try:
-                records = _window(players, plan, seed, at, steps)
+                records = _window(players, plan, seed, batches, at, steps)
             except KeyboardInterrupt:
                 at.overwrite(before)
                 at = replace(at, interrupted=True, stop_reason=f"interrupted after {at.step} steps")
                 break
             at = _judged(at, before, records)
             bar.update(len(records))
-            bar.set_postfix_str(
-                f"critic {records[:, 0].mean():.3f}, generator {records[:, -2].mean():.3f}", refresh=False
-            )
             if not at.stop_reason:
                 at = after_window(at)
+            bar.set_postfix_str(_said(at, records), refresh=False)
     return at if at.stop_reason else replace(at, stop_reason=f"all {plan.num_steps} steps were done")
 
 
-def _steps(players: Players, plan: Plan, seed: np.random.SeedSequence, at: Standing, tier: Tier) -> _Steps:
-    feed = players.feed(generator(_child(seed, 1, 0)), plan.index(seed, 0), plan.jitter, 1.0).tensors
+def _steps(players: Players, plan: Plan, index: torch.Tensor, at: Standing, tier: Tier) -> _Steps:
+    feed = players.feed(generator(0), index, plan.jitter).tensors
     calls = plan.num_steps - at.step
     engine, critic = make_update(
         players.critic_gradient, plan.critic_rule, at.critic, (*feed, *at.generator.params), tier=tier, calls=calls
@@ -206,23 +230,32 @@ def _steps(players: Players, plan: Plan, seed: np.random.SeedSequence, at: Stand
     return _Steps(critic, own, engine)
 
 
-def _window(players: Players, plan: Plan, seed: np.random.SeedSequence, at: Standing, steps: _Steps) -> Array:
+def _window(
+    players: Players, plan: Plan, seed: np.random.SeedSequence, batches: Batches, at: Standing, steps: _Steps
+) -> Array:
     """Some steps, ``[steps, NAMES]``; parameters are overwritten."""
     records = []
     for step in range(at.step, min(at.step + WINDOW - at.step % WINDOW, plan.num_steps)):
         rng, share = generator(_child(seed, 1, step)), plan.share(step)
         for k in range(plan.critic_steps):
-            index = plan.index(seed, step * plan.critic_steps + k)
-            feed = players.feed(rng, index, plan.noise(step), 1.0)
+            index = batches[step * plan.critic_steps + k]
+            feed = players.feed(rng, index, plan.noise(step))
             first = steps.critic(at.critic, plan.critic_rate * share, (*feed.tensors, *at.generator.params)).clone()
             if plan.clip is not None:
                 torch._foreach_clamp_max_(list(at.critic.params), plan.clip)
                 torch._foreach_clamp_min_(list(at.critic.params), -plan.clip)
-        feed = players.feed(rng, index, plan.noise(step), 1.0)
+        feed = players.feed(rng, index, plan.noise(step))
         second = steps.generator(at.generator, plan.generator_rate * share, (*feed.tensors, *at.critic.params))
         torch._foreach_lerp_(list(at.mean), list(at.generator.params), 1.0 - plan.decay(step))
         records.append(torch.cat([first, second]))
     return torch.stack(records).double().numpy()
+
+
+def _said(at: Standing, records: Array) -> str:
+    """For the bar."""
+    parts = [f"critic {records[:, 0].mean():.3f}", f"generator {records[:, -2].mean():.3f}"]
+    parts += [f"distance {check['distance']:.3f}" for check in at.checks[-1:]]
+    return ", ".join([*parts, *(alarm.kind.upper() for alarm in at.alarms if not alarm.until)])
 
 
 def _judged(at: Standing, before: Standing, records: Array) -> Standing:

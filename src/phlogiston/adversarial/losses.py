@@ -2,6 +2,7 @@ r"""One loss per player: what critic and generator each let fall, as functions o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ class Loss:
         smoothable: whether labels can be smoothed.
         logistic: whether outputs are log odds of being data.
         threshold: the output above which a row counts as data; None where outputs have no such zero.
+        won: the share that the critic is right about from which on it teaches the generator nothing.
     """
 
     critic: Callable[[Tensor, Tensor, float], Tensor]
@@ -31,6 +33,7 @@ class Loss:
     smoothable: bool = False
     logistic: bool = False
     threshold: float | None = 0.0
+    won: float = 0.99
 
 
 def _logistic(real: Tensor, fake: Tensor, smooth: float) -> Tensor:
@@ -58,7 +61,11 @@ _LOG2 = 0.6931471805599453
 
 LOSSES: dict[str, Loss] = {
     "minimax": Loss(
-        critic=_logistic, generator=lambda real, fake: -softplus(fake).mean(), smoothable=True, logistic=True
+        critic=_logistic,
+        generator=lambda real, fake: -softplus(fake).mean(),
+        smoothable=True,
+        logistic=True,
+        won=0.95,
     ),
     "non_saturating": Loss(
         critic=_logistic, generator=lambda real, fake: softplus(-fake).mean(), smoothable=True, logistic=True
@@ -77,6 +84,7 @@ LOSSES: dict[str, Loss] = {
         critic=lambda real, fake, smooth: (fake - real).mean(),
         generator=lambda real, fake: -fake.mean(),
         threshold=None,
+        won=math.inf,
     ),
     "relativistic": Loss(
         critic=lambda real, fake, smooth: softplus(fake - real).mean(),

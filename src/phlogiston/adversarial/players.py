@@ -25,6 +25,7 @@ class Regularisers:
         r1: weight of the squared gradient at data, halved.
         r2: the same at draws.
         gradient_penalty: weight of the squared distance of the gradient's norm from one, between data and draws.
+        unit: of length in the data's space: gradients of R1 and R2 are those by x / unit.
         smooth: label smoothing.
         half: whether networks compute in bfloat16.
     """
@@ -32,23 +33,23 @@ class Regularisers:
     r1: float = 0.0
     r2: float = 0.0
     gradient_penalty: float = 0.0
+    unit: float = 1.0
     smooth: float = 0.0
     half: bool = False
 
 
 @dataclass(frozen=True)
 class Feed:
-    """What one step takes besides parameters: rows, noise scale, weight of the penalties, and noise."""
+    """What one step takes besides parameters: rows, noise scale and noise."""
 
     index: torch.Tensor
     jitter: torch.Tensor
-    weight: torch.Tensor
     noises: Tensors
 
     @property
     def tensors(self) -> Tensors:
         """One after another."""
-        return (self.index, self.jitter, self.weight, *self.noises)
+        return (self.index, self.jitter, *self.noises)
 
 
 class Players:
@@ -81,7 +82,7 @@ class Players:
         self._data, self._conditions, self._graph, self._jitters = data, conditions, graph, jitters
         self.widths = (len(critic.initial), len(generator.learned))
 
-    def feed(self, rng: np.random.Generator, index: torch.Tensor, jitter: float, weight: float) -> Feed:
+    def feed(self, rng: np.random.Generator, index: torch.Tensor, jitter: float) -> Feed:
         """One step's inputs."""
         dtype, rows = self._data.dtype, len(index)
         noises = [item.sample(rng, 1)[0] for item in self._graph.noises]
@@ -90,7 +91,7 @@ class Players:
             noises += [_normal(rng, (rows, *shape), dtype) for _ in range(2)]
         if self._by.gradient_penalty:
             noises.append(torch.from_numpy(rng.random((rows, *(1 for _ in shape)), dtype=np.float32)).to(dtype))
-        return Feed(index, torch.full((), jitter, dtype=dtype), torch.full((), weight, dtype=dtype), tuple(noises))
+        return Feed(index, torch.full((), jitter, dtype=dtype), tuple(noises))
 
     def critic_gradient(self, params: Tensors, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
         """The record of a critic's step and the direction to climb; ``inputs`` are a feed's and the generator's."""
@@ -128,9 +129,17 @@ class Players:
             (x,) = self._graph.module(*noises, *(given[name] for name in self._graph.inputs))
         return torch.as_tensor(x).to(self._data.dtype)
 
+    def judged(self, critic: Tensors, own: Tensors, feed: Feed) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+        """The critic's outputs at data and at draws, and its scores, the ends of a record."""
+        with torch.no_grad():
+            real, fake = self._seen(feed, self.generated(own, feed))
+            conditions = self._labels(feed.index)
+            of_real, of_fake = (self._judged(critic, x, conditions) for x in (real, fake))
+            return of_real, of_fake, torch.stack(self._scores(of_real, of_fake)).tolist()
+
     def _parted(self, inputs: Tensors, width: int) -> tuple[Feed, Tensors]:
         own = inputs[: len(inputs) - width]
-        return Feed(own[0], own[1], own[2], tuple(own[3:])), tuple(inputs[len(inputs) - width :])
+        return Feed(own[0], own[1], tuple(own[2:])), tuple(inputs[len(inputs) - width :])
 
     def _labels(self, index: torch.Tensor) -> Tensors:
         return tuple(value.index_select(0, index) for value in self._conditions)
@@ -162,14 +171,14 @@ class Players:
             (slope,) = torch.autograd.grad(outputs.sum(), both, create_graph=True)
             squares = slope.square().reshape(2 * count, -1).sum(1)
             penalty = by.r1 * squares[:count].mean() + by.r2 * squares[count:].mean()
-            loss = loss + 0.5 * feed.weight * penalty
+            loss = loss + 0.5 * by.unit**2 * penalty
         if by.gradient_penalty:
             mix = feed.noises[-1][:: self._critic.packing]
             between = torch.lerp(fake, real, mix).detach().requires_grad_()
             value = self._judged(params, between, labels)
             (slope,) = torch.autograd.grad(value.sum(), between, create_graph=True)
             norms = (slope.square().reshape(count, -1).sum(1) + 1e-12).sqrt()
-            loss = loss + by.gradient_penalty * feed.weight * (norms - 1.0).square().mean()
+            loss = loss + by.gradient_penalty * (norms - 1.0).square().mean()
         return loss, (of_real.detach(), of_fake.detach())
 
     def _scores(self, real: torch.Tensor, fake: torch.Tensor) -> list[torch.Tensor]:

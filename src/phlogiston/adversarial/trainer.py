@@ -10,11 +10,12 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from phlogiston.adversarial.critics import Critic
+from phlogiston.adversarial.critics import Critic, Standard
 from phlogiston.adversarial.data import Comparison, compared
 from phlogiston.adversarial.loop import NAMES, Plan, Standing, play
 from phlogiston.adversarial.losses import LOSSES
 from phlogiston.adversarial.players import Players, Regularisers
+from phlogiston.adversarial.watching import Schedule, Watch, split
 from phlogiston.algorithms.needs import one_of, positive, positive_int, whole
 from phlogiston.engine.batched import Tier
 from phlogiston.engine.isolate import as_int, seed_sequence, spawn
@@ -26,7 +27,7 @@ from phlogiston.model import Model
 
 
 def _optimiser() -> Adam:
-    return Adam(learning_rate=1e-3, beta1=0.0, beta2=0.99)
+    return Adam(learning_rate=2e-3, beta1=0.0, beta2=0.99)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,9 @@ class Adversarial:
     .. math:: \min_G \max_D \; E_{x \sim \text{data}}\, h(D(x)) + E_{z \sim p}\, \tilde h(D(G(z)))
 
     The default pairs data with draws (relativistic) and penalises the critic's squared gradient at both (R1 + R2),
-    which makes the game converge; learning rates fall along a cosine and the mean of the generator's parameters is
-    what the result holds.
+    which makes the game converge; learning rates fall to nothing along a cosine and the mean of the generator's
+    parameters is what the result holds. It was set on ``models/gan_ring.py`` and ``models/gan_grid.py``: many small
+    steps, as sharp edges between modes take steps and not rows.
 
     Args:
         critic: a module of data ``[B, ...]`` (then one argument for each other observed site of the plate, such as a
@@ -47,7 +49,7 @@ class Adversarial:
         loss: "relativistic", "non_saturating", "minimax" (saturating), "hinge", "least_squares", "wasserstein" (with
             ``gradient_penalty`` or ``clip_weights``), or the variational bound of an f-divergence: "f_kl",
             "f_reverse_kl", "f_js", "f_pearson", "f_hellinger".
-        r1: weight of the critic's squared gradient at data, halved.
+        r1: weight of the critic's squared gradient at data, halved, for data measured in their own standard deviation.
         r2: the same at draws.
         gradient_penalty: weight of the squared distance of the gradient's norm from one, between data and draws.
         spectral_norm: divide each of the critic's matrices by its largest singular value.
@@ -61,8 +63,12 @@ class Adversarial:
         batch_size: rows a step.
         optim: of the generator.
         critic_optim: of the critic; None for the generator's.
-        final_rate: what learning rates fall to, as a share.
+        final_rate: what learning rates fall to along a cosine, as a share.
         ema: decay of the mean of the generator's parameters; 0 keeps the last ones.
+        check_every: steps between two looks at held-out data (a tenth of the rows, at most 1,000, where 50 can be
+            spared): sliced Wasserstein distance, data left out, and how the critic does; 0 for none.
+        patience: steps without a smaller distance to held-out data after which training stops; 0 for no such rule.
+        frames: pictures of the draws that are kept for ``Fitted.film``.
         site: the site that is compared, where more than one was observed.
         precision: "float32", "float64" or "bfloat16" (networks compute in it, parameters stay float32).
         engine: "auto" compiles where there are many steps; "compiled", "graph" and "loop" insist.
@@ -93,8 +99,8 @@ class Adversarial:
 
     critic: torch.nn.Module | None = None
     loss: str = "relativistic"
-    r1: float = 0.1
-    r2: float = 0.1
+    r1: float = 0.02
+    r2: float = 0.02
     gradient_penalty: float = 0.0
     spectral_norm: bool = False
     clip_weights: float | None = None
@@ -102,13 +108,16 @@ class Adversarial:
     instance_noise_steps: int = 0
     label_smoothing: float = 0.0
     packing: int = 1
-    num_steps: int = 10_000
+    num_steps: int = 15_000
     critic_steps: int = 1
-    batch_size: int = 512
+    batch_size: int = 128
     optim: Adam = field(default_factory=_optimiser)
     critic_optim: Adam | None = None
-    final_rate: float = 0.01
+    final_rate: float = 0.0
     ema: float = 0.999
+    check_every: int = 100
+    patience: int = 0
+    frames: int = 16
     site: str | None = None
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
     engine: Tier = "auto"
@@ -125,7 +134,12 @@ class Adversarial:
             batch_size=self.batch_size,
             packing=self.packing,
         )
-        whole(instance_noise_steps=self.instance_noise_steps)
+        whole(
+            instance_noise_steps=self.instance_noise_steps,
+            check_every=self.check_every,
+            patience=self.patience,
+            frames=self.frames,
+        )
         if self.clip_weights is not None:
             positive(clip_weights=self.clip_weights)
         for name in ("r1", "r2", "gradient_penalty", "instance_noise"):
@@ -154,9 +168,11 @@ class Adversarial:
         """Train; see the class."""
         began, before = time.perf_counter(), 0.0 if resume_from is None else resume_from.seconds
         seed = seed if resume_from is None or resume_from.seed is None else resume_from.seed
-        playing, making = spawn(seed_sequence(seed), 2)
+        playing, making, watching = spawn(seed_sequence(seed), 3)
         table = compared(model, self.site, torch.float64 if self.precision == "float64" else torch.float32)
-        plan = self._plan(table)
+        self._fits(len(table.data), table.generator.site.name)
+        training, held_out = split(len(table.data), self.batch_size, watching)
+        plan = self._plan(training)
         critic = self._critic(table, as_int(making))
         jitters = self.instance_noise > 0.0
         graph = table.generator.traced(self.batch_size)
@@ -168,6 +184,7 @@ class Adversarial:
                 r1=self.r1,
                 r2=self.r2,
                 gradient_penalty=self.gradient_penalty,
+                unit=critic.standard.scale,
                 smooth=self.label_smoothing,
                 half=self.precision == "bfloat16",
             ),
@@ -176,36 +193,46 @@ class Adversarial:
             graph,
             jitters=jitters,
         )
+        watch = Watch(table, critic, LOSSES[self.loss], training, held_out, self._schedule, watching)
         start = self._start(table, critic, resume_from, plan)
 
         def finished(at: Standing) -> Fitted:
-            return self._fitted(model, table, at, seed, before + time.perf_counter() - began)
+            return self._fitted(model, table, at, watch, seed, before + time.perf_counter() - began)
 
         def watched(at: Standing) -> Standing:
+            at = watch(at)
             if checkpoint is not None:
                 finished(at).save(checkpoint)
             return at
 
-        found = play(players, plan, playing, start, tier=self.engine, progress=progress, after_window=watched)
+        found = play(players, plan, playing, watch(start), tier=self.engine, progress=progress, after_window=watched)
         if "not finite" in found.stop_reason:
             warn(f"train: {found.stop_reason}; write: a tenth of the learning rate, or clip=1.0", ConvergenceWarning)
+        for alarm in found.alarms:
+            if not alarm.until:
+                warn(f"train: {alarm}; try {alarm.action}", ConvergenceWarning)
         return finished(found)
 
-    def _plan(self, table: Comparison) -> Plan:
-        rows = len(table.data)
+    @property
+    def _schedule(self) -> Schedule:
+        return Schedule(every=self.check_every, patience=self.patience, frames=self.frames, steps=self.num_steps)
+
+    def _fits(self, rows: int, site: str) -> None:
         if self.batch_size > rows:
             raise SettingError(
                 problem(
                     "batch_size",
-                    found=f"{self.batch_size} for {rows} rows of {table.generator.site.name!r}",
+                    found=f"{self.batch_size} for {rows} rows of {site!r}",
                     expected="at most as many as there are data",
                     fix=f"batch_size={rows - rows % self.packing}",
                 )
             )
+
+    def _plan(self, training: torch.Tensor) -> Plan:
         other = self.critic_optim or self.optim
         return Plan(
             num_steps=self.num_steps,
-            rows=rows,
+            training=training,
             batch_size=self.batch_size,
             critic_steps=self.critic_steps,
             critic_rule=Rule(other.beta1, other.beta2, other.epsilon, other.clip),
@@ -220,12 +247,12 @@ class Adversarial:
         )
 
     def _critic(self, table: Comparison, seed: int) -> Critic:
-        rows = 2 * self.packing
-        index = torch.arange(rows) % len(table.data)
+        index = torch.arange(2 * self.packing) % len(table.data)
         return Critic(
             self.critic,
             table.data[index],
             tuple(value[index] for value in table.conditions),
+            standard=Standard.of(table.data),
             classes=table.classes,
             packing=self.packing,
             spectral=self.spectral_norm,
@@ -254,23 +281,41 @@ class Adversarial:
             raise SettingError(problem("num_steps", found=found, expected="more", fix=f"num_steps={2 * at.step}"))
         return at
 
-    def _fitted(self, model: Model, table: Comparison, at: Standing, seed: int, seconds: float) -> Fitted:
-        kept = at.mean if self.ema else at.generator.params
+    def _fitted(self, model: Model, table: Comparison, at: Standing, watch: Watch, seed: int, seconds: float) -> Fitted:
+        kept, reason = at.mean if self.ema else at.generator.params, at.stop_reason
+        lasting = [alarm.kind for alarm in at.alarms if not alarm.until]
+        if at.best and (at.converged or lasting):
+            kept, why = at.best, "" if at.converged else f" under an alarm ({', '.join(lasting)})"
+            reason = f"{reason}{why}; the parameters of step {at.best_step}, nearest to the data, are kept"
         learned = table.generator.learned.items()
         params = {name: param.constrained(value) for (name, param), value in zip(learned, kept, strict=True)}
-        trained = table.without(model).with_parameters(params)
+        draws = watch.drawn(kept)
         last = at.records[-200:].mean(0) if at.step else np.full(len(NAMES), np.nan)
+        figures = {"steps": float(at.step), **{name: float(v) for name, v in zip(NAMES, last, strict=True)}}
+        if at.checks:
+            figures |= {"distance": watch.distance(draws), "left_out": watch.left_out(draws)}
         return Fitted(
-            model=trained,
+            model=table.without(model).with_parameters(params),
             method="adversarial",
-            history={"step": np.arange(at.step), **{name: at.records[:, i] for i, name in enumerate(NAMES)}},
+            history=_curves(at),
             converged=at.converged,
-            stop_reason=at.stop_reason,
-            figures={"steps": float(at.step), **{name: float(v) for name, v in zip(NAMES, last, strict=True)}},
-            state=at.state(),
+            stop_reason=reason,
+            figures=figures,
+            state=at.state() | {"site": table.generator.site.name, "data": watch.data, "draws": draws},
             seed=seed,
             seconds=seconds,
             engine=at.engine,
             interrupted=at.interrupted,
-            warnings=at.alarms,
+            warnings=tuple(map(str, at.alarms)),
         )
+
+
+def _curves(at: Standing) -> dict[str, np.ndarray]:
+    """Of every step, and, by "check_step", of every check."""
+    of_steps = {name: at.records[:, i] for i, name in enumerate(NAMES)}
+    steps = {
+        "step": np.arange(at.step),
+        **{n: of_steps[n] for n in sorted(NAMES, key=lambda n: n[-4:] not in ("loss", "norm"))},
+    }
+    names = list(at.checks[0]) if at.checks else []
+    return {f"check_{name}": np.array([check[name] for check in at.checks]) for name in names} | steps

@@ -6,6 +6,7 @@ from phlogiston.diagnostics.bridge import Bridged, bridge
 from phlogiston.diagnostics.conflict import check_conflict
 from phlogiston.diagnostics.coverage import check_coverage, check_usage
 from phlogiston.diagnostics.findings import acceptance, checks_of_chains, checks_of_weights
+from phlogiston.diagnostics.game import check_distance, check_game
 from phlogiston.diagnostics.loo import Loo, loo
 from phlogiston.diagnostics.modes import check_modes
 from phlogiston.diagnostics.moments import Moments, moments, quantiles, standard_error
@@ -30,8 +31,10 @@ __all__ = [
     "bridge",
     "check_conflict",
     "check_coverage",
+    "check_distance",
     "check_draws",
     "check_ending",
+    "check_game",
     "check_gap",
     "check_modes",
     "check_rest",

@@ -6,6 +6,7 @@ from phlogiston.divergence.moments import frechet, kid
 from phlogiston.divergence.neighbours import Fidelity, fidelity
 from phlogiston.divergence.ratios import DensityRatio, density_ratio
 from phlogiston.divergence.samples import C2st, Mmd, c2st, mmd
+from phlogiston.divergence.slices import sliced_wasserstein
 
 __all__ = [
     "C2st",
@@ -23,4 +24,5 @@ __all__ = [
     "kl",
     "mmd",
     "modes",
+    "sliced_wasserstein",
 ]

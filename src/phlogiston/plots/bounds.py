@@ -74,13 +74,14 @@ def curves(title: str, history: Mapping[str, Array]) -> Figure:
 
     Args:
         title: what was run.
-        history: curve -> one number a record; "step" says at which step each record of that length was made.
+        history: curve -> one number a record; "step", or another name that ends in it, says at which step each record
+            of that length was made.
 
     Raises:
         DoesNotApply: nothing was recorded.
     """
-    steps = history.get("step")
-    named = {name: np.asarray(v, dtype=float) for name, v in history.items() if name != "step" and np.ndim(v) == 1}
+    steps = {len(v): v for name, v in history.items() if name.endswith("step")}
+    named = {n: np.asarray(v, dtype=float) for n, v in history.items() if not n.endswith("step") and np.ndim(v) == 1}
     shown = {name: v for name, v in named.items() if v.size > 1 and np.isfinite(v).any()}
     if not shown:
         raise DoesNotApply(f"history ({title}): found no curve; expected a method that optimises")
@@ -90,7 +91,7 @@ def curves(title: str, history: Mapping[str, Array]) -> Figure:
     figure, axes = style.panels(style.plain(title), [lines, note], len(first), (3.2, 2.0))
     for panel, name in zip(axes, first, strict=True):
         values = shown[name]
-        places = steps if steps is not None and len(steps) == values.size else np.arange(values.size)
+        places = steps.get(values.size, np.arange(values.size))
         _curve(panel, np.asarray(places, dtype=float), values)
         panel.set_title(style.plain(name))
     return figure

@@ -17,6 +17,7 @@ from phlogiston.errors import PhlogistonWarning, UnsupportedModel
 from phlogiston.plots import DoesNotApply, bounds
 from phlogiston.report import images
 from phlogiston.report.facts import Run, reproducibility
+from phlogiston.report.film import sheet
 from phlogiston.report.of_posterior import model_section
 from phlogiston.report.page import Block, Section, Table, Text, page_of, picture, write
 
@@ -70,6 +71,10 @@ class Trained(Run, Protocol):
     @property
     def history(self) -> Mapping[str, NDArray[Any]]:
         """Curves."""
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """All that training needs to go on."""
 
     @property
     def seed(self) -> int | None:
@@ -145,25 +150,33 @@ def _parameter(name: str, value: torch.Tensor) -> list[str]:
 
 def _samples(fitted: Trained) -> Iterator[Block]:
     """Data beside what the trained program draws."""
-    observed = fitted.model.structure.observations
-    if not observed:
-        return
-    drawn = fitted.simulate(1, seed=fitted.seed)
+    pairs = _data_and_samples(fitted)
     rows = []
-    for name, data in observed.items():
-        made = drawn[name][0]
+    for name, both in pairs.items():
         for statistic, function in STATISTICS.items():
-            both = [f"{float(function(values)):.4g}" for values in (data, made)]
-            rows.append([f"{statistic} of {name}", *both])
-    yield Table(("statistic", "data", "samples"), rows[:_ROWS], rows[_ROWS:])
-    for name, data in observed.items():
-        pair = [images.as_images(values.double().numpy()) for values in (data, drawn[name][0])]
+            rows.append([f"{statistic} of {name}", *(f"{float(function(values)):.4g}" for values in both)])
+    if rows:
+        yield Table(("statistic", "data", "samples"), rows[:_ROWS], rows[_ROWS:])
+    for name, both in pairs.items():
+        pair = [images.as_images(values.double().numpy()) for values in both]
         if pair[0] is None or pair[1] is None:
             continue
         sheets = [("data", pair[0]), ("samples", pair[1]), ("more samples", pair[1][_SHOWN:])]
         yield picture(
             images.sheet(f"{name}: data and samples", [s for s in sheets if len(s[1]) >= _SHOWN]), vector=False
         )
+    if fitted.state.get("frames"):
+        over_time = sheet("Samples over time, of the same noise", fitted.state["frames"], fitted.state["data"])
+        yield picture(over_time, "What the generator draws as it learns, beside the data.", vector=False)
+
+
+def _data_and_samples(fitted: Trained) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """By site; of a game, the rows that were looked at."""
+    if "draws" in fitted.state:
+        return {fitted.state["site"]: (fitted.state["data"], fitted.state["draws"])}
+    observed = fitted.model.structure.observations
+    drawn = fitted.simulate(1, seed=fitted.seed) if observed else {}
+    return {name: (data, drawn[name][0]) for name, data in observed.items()}
 
 
 def _latents(fitted: Trained) -> Iterator[Block]:
