@@ -180,7 +180,7 @@ def test_methods_as_markdown(run: Run) -> None:
     assert code == 0
     assert head == "| method | needs | settings and defaults | source |"
     assert rule == "|---|---|---|---|"
-    assert [row.split(" | ")[0] for row in rows] == [f"| `{name}`" for name in registry.METHODS]
+    assert [row.split(" | ")[0] for row in rows] == [f"| `{name}`" for name in (*registry.METHODS, "auto")]
     assert all(row.count(" | ") == 3 for row in rows)
     assert "`target_accept_prob=0.8`" in out
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from phlogiston.algorithms.smc import SMC
     from phlogiston.algorithms.svi import SVI
     from phlogiston.calibration import Calibration, calibrate
+    from phlogiston.choosing import Auto, recommend
     from phlogiston.comparison import Agreement, Comparison, agree, compare, evidence
     from phlogiston.decomposition import Decomposition
     from phlogiston.diagnostics import Finding, Loo, Report
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         ImpossibleEvidence,
         ModelError,
         PhlogistonWarning,
+        PlanWarning,
         ProgramError,
         RejectionWarning,
         SettingError,
@@ -47,8 +49,10 @@ if TYPE_CHECKING:
     from phlogiston.kernels.optimisers import Adam
     from phlogiston.measurement import measured
     from phlogiston.model import Model
+    from phlogiston.plan import Plan
     from phlogiston.posterior import Posterior
     from phlogiston.preflight import Problem
+    from phlogiston.recentring import reparam
     from phlogiston.reference import Reference
     from phlogiston.training import train
 
@@ -70,6 +74,7 @@ _HOMES = {
     "algorithms.rejection": ("Rejection",),
     "algorithms.smc": ("SMC",),
     "algorithms.svi": ("SVI",),
+    "choosing": ("Auto", "recommend"),
     "comparison": ("Agreement", "Comparison", "agree", "compare", "evidence"),
     "calibration": ("Calibration", "calibrate"),
     "decomposition": ("Decomposition",),
@@ -82,6 +87,7 @@ _HOMES = {
         "ImpossibleEvidence",
         "ModelError",
         "PhlogistonWarning",
+        "PlanWarning",
         "ProgramError",
         "RejectionWarning",
         "SettingError",
@@ -99,9 +105,11 @@ _HOMES = {
     "kernels.optimisers": ("Adam",),
     "measurement": ("measured",),
     "model": ("Model",),
+    "plan": ("Plan",),
     "posterior": ("Posterior",),
     "preflight": ("Problem",),
     "reference": ("Reference",),
+    "recentring": ("reparam",),
     "training": ("train",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -119,6 +127,7 @@ __all__ = [
     "Agreement",
     "AmortisationWarning",
     "Amortized",
+    "Auto",
     "Calibration",
     "Comparison",
     "ConvergenceWarning",
@@ -137,6 +146,8 @@ __all__ = [
     "ModelError",
     "Pathfinder",
     "PhlogistonWarning",
+    "Plan",
+    "PlanWarning",
     "Posterior",
     "Problem",
     "ProgramError",
@@ -163,6 +174,8 @@ __all__ = [
     "load",
     "measured",
     "methods",
+    "recommend",
+    "reparam",
     "train",
 ]
 

@@ -61,6 +61,10 @@ class RejectionWarning(PhlogistonWarning):
     """Fewer draws were accepted than were asked for, or the acceptance is approximate."""
 
 
+class PlanWarning(PhlogistonWarning):
+    """A method that ``"auto"`` chose was refuted by its diagnostics, and another was taken."""
+
+
 class AmortisationWarning(PhlogistonWarning):
     """An amortised guide cannot reach the posterior, or its latents carry nothing of the data."""
 

@@ -18,6 +18,7 @@ from phlogiston.drawn import Drawn, Draws
 from phlogiston.engine.isolate import generator
 from phlogiston.errors import UnknownName, did_you_mean
 from phlogiston.estimate import Estimate
+from phlogiston.plan import Plan
 
 
 class HasDraws(Drawn, Protocol):
@@ -58,6 +59,10 @@ class HasDraws(Drawn, Protocol):
     @property
     def stop_reason(self) -> str:
         """Why an optimisation ended."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """What was tried, where the method was chosen."""
 
     @property
     def history(self) -> Mapping[str, np.ndarray]:
@@ -172,6 +177,8 @@ def _attributes(posterior: HasDraws) -> dict[str, Any]:
         attributes["model"] = posterior.model.name
     if posterior.seed is not None:
         attributes["seed"] = posterior.seed
+    if posterior.plan is not None:
+        attributes["plan"] = posterior.plan.as_json()
     if posterior.log_evidence is not None:
         evidence = posterior.log_evidence
         attributes["log_evidence"] = [float(np.asarray(evidence.value)), float(np.asarray(evidence.se))]

@@ -71,12 +71,13 @@ def infer(
         able = [name for name in registry.METHODS if getattr(registry.method_class(name), "runs_chains", False)]
         raise TypeError(f"method {registry.name_of(chosen)!r} takes no {given}; methods that do: {', '.join(able)}")
     names: list[str] = [field.name for field in dataclasses.fields(chosen)] if dataclasses.is_dataclass(chosen) else []
-    posterior = replace(posterior, settings={name: _plain(getattr(chosen, name)) for name in names})
+    if posterior.plan is None:  # else they are those of the method that was chosen
+        posterior = replace(posterior, settings={name: _plain(getattr(chosen, name)) for name in names})
     with uncollected():
         findings = posterior.diagnose(thorough=False)
     if findings:
         lines = [str(finding) for finding in findings]
-        warn(f"{registry.name_of(chosen)}: " + " | ".join(lines), findings[0].category)
+        warn(f"{posterior.method}: " + " | ".join(lines), findings[0].category)
         posterior = replace(posterior, warnings=tuple(lines))
     return posterior
 
@@ -129,7 +130,7 @@ def methods() -> list[MethodInfo]:
         ['exact', 'rejection']
     """
     found = []
-    for name in registry.METHODS:
+    for name in (*registry.METHODS, *registry.CHOOSERS):
         kind = registry.method_class(name)
         defaults = {f.name: f.default for f in dataclasses.fields(kind)}
         summary = (kind.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")

@@ -227,6 +227,10 @@ class Model:
         takes_none = not _signature(program).parameters
         return Model(program) if takes_none else Model(program, *self._args, coords=self._coords, **self._kwargs)
 
+    def rewritten(self, program: Callable[..., Any]) -> Model:
+        """The same model by another program of the same sites and inputs."""
+        return self._with(_program=program)
+
     def with_parameters(self, values: Mapping[str, torch.Tensor]) -> Model:
         """The same program with ``pyro.param`` statements (those of its modules too) held at values, by name.
 

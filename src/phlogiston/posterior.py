@@ -26,6 +26,7 @@ from phlogiston.diagnostics import (
 from phlogiston.engine.isolate import generator
 from phlogiston.estimate import Estimate
 from phlogiston.model import Model
+from phlogiston.plan import Plan
 from phlogiston.plots import Plots
 from phlogiston.predictive import predict
 from phlogiston.report import write_posterior
@@ -63,6 +64,7 @@ class Posterior:
         state: of the chains' samplers, block by block: what ``infer(..., resume_from=posterior)`` goes on from.
         history: curve -> one number a step, where the method optimises.
         stop_reason: why that ended, in words.
+        plan: what ``"auto"`` tried, with reasons and verdicts; None where the method was chosen by hand.
     """
 
     draws: Draws
@@ -84,6 +86,7 @@ class Posterior:
     state: Mapping[str, np.ndarray] = field(default_factory=dict)
     history: Mapping[str, np.ndarray] = field(default_factory=dict)
     stop_reason: str = ""
+    plan: Plan | None = None
 
     @property
     def converged(self) -> bool | None:

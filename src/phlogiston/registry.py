@@ -24,6 +24,9 @@ METHODS: dict[str, str] = {
     "ais": "phlogiston.algorithms.ais:AIS",
 }
 
+# What chooses among the methods: known by name like them, but none of them.
+CHOOSERS: dict[str, str] = {"auto": "phlogiston.choosing.auto:Auto"}
+
 TRAINERS: dict[str, str] = {
     "svi": "phlogiston.algorithms.svi:SVI",
     "adversarial": "phlogiston.adversarial.trainer:Adversarial",
@@ -36,10 +39,11 @@ def method_class(name: str, registered: dict[str, str] = METHODS) -> Any:
     Raises:
         UnknownName: there is no such method; the nearest name is in the message.
     """
-    if name not in registered:
+    known = {**registered, **CHOOSERS} if registered is METHODS else registered
+    if name not in known:
         kind = "method" if registered is METHODS else "trainer"
-        raise UnknownName(f"unknown {kind} {name!r}; {did_you_mean(name, registered)}")
-    module, attribute = registered[name].split(":")
+        raise UnknownName(f"unknown {kind} {name!r}; {did_you_mean(name, known)}")
+    module, attribute = known[name].split(":")
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -47,7 +51,7 @@ def name_of(method: Any) -> str:
     """The registered name of a method (an instance or a class), else its class name in lower case."""
     kind = method if isinstance(method, type) else type(method)
     path = f"{kind.__module__}:{kind.__qualname__}"
-    return next((name for name, where in METHODS.items() if where == path), kind.__name__.lower())
+    return next((name for name, where in {**METHODS, **CHOOSERS}.items() if where == path), kind.__name__.lower())
 
 
 def make(name: str, settings: dict[str, Any], registered: dict[str, str] = METHODS) -> Any:

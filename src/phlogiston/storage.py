@@ -13,6 +13,7 @@ import xarray as xr
 from phlogiston import arviz_edge, groups
 from phlogiston.errors import DataFileError
 from phlogiston.estimate import Estimate
+from phlogiston.plan import Plan
 
 
 def save(posterior: groups.HasDraws, path: Path) -> Path:
@@ -68,6 +69,7 @@ def read(path: Path) -> dict[str, Any]:
         "interrupted": bool(attributes["interrupted"]),
         "stop_reason": str(attributes.get("stop_reason", "")),
         "log_evidence": _evidence(attributes),
+        "plan": Plan.from_json(str(attributes["plan"])) if "plan" in attributes else None,
     }
 
 

@@ -29,7 +29,7 @@ from phlogiston.diagnostics import (
     stuck,
 )
 from phlogiston.drawn import Drawn
-from phlogiston.engine import Target
+from phlogiston.engine import Target, centred_sites
 from phlogiston.engine.isolate import generator, spawn
 from phlogiston.errors import ModelError
 from phlogiston.estimate import Estimate
@@ -134,9 +134,28 @@ def _of_chains(posterior: Judged) -> list[Check]:
     doubtful = any(c.name == "R-hat" and c.state == "do not use" for c in of_chains)
     if doubtful:
         checks.append(modes_between_chains(draws, stats.get("lp"), labels))
+    of_chains = _with_the_line(posterior, of_chains)
     if "num_particles" in posterior.settings:  # islands of particles are laid out as chains
         of_chains = [_of_particles(check) for check in of_chains]
     return [*checks, *of_chains]
+
+
+def _with_the_line(posterior: Judged, checks: list[Check]) -> list[Check]:
+    """Advice to write a hierarchy otherwise, with the model's own sites and the line that does it."""
+    general = "write the hierarchy non-centred"
+    ailing = [check for check in checks if check.finding is not None and general in check.finding.action]
+    if not ailing or posterior.model is None:
+        return checks
+    funnels = [str(s) for s in centred_sites(posterior.model, posterior.model.structure) if s.is_funnel]
+    if not funnels:
+        return checks
+    exact = f"{'; '.join(funnels)}: write model = ph.reparam(model)"
+    return [
+        replace(check, finding=replace(check.finding, action=check.finding.action.replace(general, exact)))
+        if check in ailing and check.finding is not None
+        else check
+        for check in checks
+    ]
 
 
 def _of_particles(check: Check) -> Check:

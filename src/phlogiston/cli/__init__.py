@@ -1,4 +1,4 @@
-"""The command line: ``phlogiston run``, ``phlogiston methods``, ``phlogiston check``.
+"""The command line: ``phlogiston run``, ``recommend``, ``check`` and ``methods``.
 
 Nothing here imports torch before a command needs it, so that help and mistakes in the arguments answer at once.
 """
@@ -56,6 +56,10 @@ def _command(arguments: argparse.Namespace) -> int:
             from phlogiston.cli.running import check
 
             return check(arguments)
+        case "recommend":
+            from phlogiston.cli.running import recommend
+
+            return recommend(arguments)
         case _:
             from phlogiston.cli.listing import methods
 

@@ -8,7 +8,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from phlogiston.registry import METHODS
+from phlogiston.registry import CHOOSERS, METHODS
 
 FINE, WRONG, USAGE, DOUBTFUL, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -53,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
     check = command("check", "list a model's sites and what is wrong with them")
     check.add_argument("model", help=_MODEL)
     check.add_argument("--data", type=Path, metavar="FILE", help=_DATA)
+    recommend = command("recommend", "say which methods to try on a model, in which order, and why; run none")
+    recommend.add_argument("model", help=_MODEL)
+    recommend.add_argument("--data", type=Path, metavar="FILE", help=_DATA)
     methods = command("methods", "list the methods with what they need and their settings")
     methods.add_argument("--markdown", action="store_true", help="as the table of the README")
     return top
@@ -66,7 +69,7 @@ def _parser(name: str, description: str) -> _Parser:
 
 def _run_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument("model", help=_MODEL)
-    run.add_argument("--method", required=True, metavar="NAME", help=f"one of {', '.join(METHODS)}")
+    run.add_argument("--method", required=True, metavar="NAME", help=f"one of {', '.join([*METHODS, *CHOOSERS])}")
     run.add_argument("--seed", type=_seed, metavar="N", help="of every random number; drawn and shown by default")
     run.add_argument(
         "--set",

@@ -1,4 +1,4 @@
-"""``phlogiston run`` and ``phlogiston check``."""
+"""``phlogiston run``, ``phlogiston check`` and ``phlogiston recommend``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from phlogiston import registry
 from phlogiston.cli import datafile, modelfile
 from phlogiston.cli.arguments import DOUBTFUL, FINE, INTERRUPTED, WRONG
-from phlogiston.errors import DataFileError, PhlogistonWarning, SettingError, UnknownName
+from phlogiston.errors import DataFileError, PhlogistonWarning, PlanWarning, SettingError, UnknownName
 
 if TYPE_CHECKING:
     from phlogiston.posterior import Posterior
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         posterior = infer(model, method, seed=arguments.seed, progress=progress)
         if not arguments.quiet:
             print(terminal.report(posterior, arguments.model), flush=True)  # before the warnings, wherever both go
-        doubts = terminal.doubts(posterior, [str(warning.message) for warning in caught if _is_ours(warning)])
+        doubts = terminal.doubts(posterior, [str(warning.message) for warning in caught if _is_doubt(warning)])
         for doubt in doubts:
             print(doubt, file=sys.stderr)
         written = [] if folder is None else _write(posterior, folder)
@@ -60,6 +60,17 @@ def check(arguments: argparse.Namespace) -> int:
         print(listing.sites(model))
         print(listing.problems(problems))
     return WRONG if any(problem.severity == "error" for problem in problems) else FINE
+
+
+def recommend(arguments: argparse.Namespace) -> int:
+    """Print the plan; the exit code."""
+    path, name = modelfile.locate(arguments.model)
+    values = _values(arguments)
+    from phlogiston.choosing import recommend as planned
+
+    with modelfile.opened(path, name) as model:
+        print(planned(datafile.given(model, values, arguments.data) if values else model))
+    return FINE
 
 
 def _method(name: str, settings: dict[str, Any]) -> Any:
@@ -91,6 +102,11 @@ def _recorded() -> Iterator[list[warnings.WarningMessage]]:
 
 def _is_ours(warning: warnings.WarningMessage) -> bool:
     return issubclass(warning.category, PhlogistonWarning)
+
+
+def _is_doubt(warning: warnings.WarningMessage) -> bool:
+    """Whether it says something of the result; what a plan tried before is told with the result."""
+    return _is_ours(warning) and not issubclass(warning.category, PlanWarning)
 
 
 def _made(folder: Path) -> Path:

@@ -22,7 +22,8 @@ def report(posterior: Posterior, source: str) -> str:
         posterior: of the run.
         source: where the model was found.
     """
-    parts = [_head(posterior, source), _summary(posterior)]
+    plan = [] if posterior.plan is None else [str(posterior.plan)]
+    parts = [_head(posterior, source), *plan, _summary(posterior)]
     if posterior.marginals:
         parts.append(_probabilities(posterior))
     figures = [("log evidence", str(posterior.log_evidence))] if posterior.log_evidence is not None else []

@@ -60,6 +60,21 @@ class Traces:
     prepared: dict[Any, tuple[str, Callable[..., Any]]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one evaluation of a function costs, counted and not timed.
+
+    Args:
+        operations: on tensors; 0 where the program is looped over.
+        elements: numbers that they make.
+        reason: why the program is looped over; "" where it is not.
+    """
+
+    operations: int
+    elements: int
+    reason: str = ""
+
+
 class Batched:
     """``function`` of one draw as a function of many.
 
@@ -201,6 +216,12 @@ class Batched:
     def serves_other_data(self) -> bool:
         """Whether the graph has data as inputs."""
         return self._trace() is not None and bool(self._held)
+
+    @property
+    def work(self) -> Work:
+        """What one draw costs."""
+        graph = self._trace()
+        return Work(0, 0, self.reason) if graph is None else Work(graph.operations, graph.elements)
 
     @property
     def traced(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from phlogiston.engine.batched import LEAVES_TORCH, Batched, Tier
+from phlogiston.engine.batched import LEAVES_TORCH, Batched, Tier, Work
 from phlogiston.engine.chains import ChainDensity, Scale, chain_density, of_columns
 from phlogiston.engine.coupling import tied_elements
 from phlogiston.engine.enumeration import posterior as enumerated_posterior
@@ -194,6 +194,10 @@ class Target:
         if function is None:
             return ""
         return f"{function.ran} ({function.reason})" if function.reason else function.ran
+
+    def work(self) -> Work:
+        """What the density with its gradient costs, counted on its graph."""
+        return self._function("density_and_grad", {"u": torch.zeros(1, self.dim, dtype=self.dtype)}).work
 
     def chains(self, scale: Scale, chains: int, calls: int) -> ChainDensity:
         """The density of so many chains, standardised by a scale like this one, for about so many calls."""

@@ -17,6 +17,7 @@ from phlogiston.drawn import Drawn
 from phlogiston.engine import parents_of
 from phlogiston.errors import ModelError
 from phlogiston.estimate import Estimate
+from phlogiston.plan import Plan
 from phlogiston.plots import DoesNotApply, Plots
 from phlogiston.report.facts import Run, reproducibility
 from phlogiston.report.graph import MOST_SITES, draw
@@ -49,6 +50,10 @@ class Reported(Drawn, Run, Protocol):
     @property
     def history(self) -> Mapping[str, np.ndarray]:
         """Curves of an optimisation."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """What was tried, where the method was chosen."""
 
     @property
     def num_chains(self) -> int:
@@ -97,6 +102,8 @@ def write_posterior(posterior: Reported, path: str | Path, *, command: str = "")
 def _sections(posterior: Reported, command: str) -> Iterator[Section]:
     if posterior.model is not None:
         yield model_section(posterior.model)
+    if posterior.plan is not None:
+        yield Section("Choice of method", [*_plan(posterior.plan)])
     yield Section("Summary", [*_summary(posterior), *_drawn(posterior.plot.forest, "Where every component lies.")])
     yield Section("Draws", [*_draws(posterior)])
     yield Section("Pairs", [*_drawn(posterior.plot.pair, _PAIR, vector=False)])
@@ -161,6 +168,15 @@ def model_section(model: Model) -> Section:
     ]
     blocks.append(Table(("site", "role", "distribution", "shape", "dimensions"), rows[:12], rows[12:], numbers=False))
     return Section("Model", blocks)
+
+
+def _plan(plan: Plan) -> Iterator[Block]:
+    """What the choice was made from, what was tried, and what came of it."""
+    yield Text(f"Chosen by the library. {plan.story}.")
+    yield Table(("", "method", "why", "to write", "tried"), plan.rows(), numbers=False)
+    yield Table(("fact", ""), [[name, text] for name, text in plan.facts.items()], numbers=False)
+    if plan.advice:
+        yield Text(plan.advice)
 
 
 def _summary(posterior: Reported) -> Iterator[Block]:
