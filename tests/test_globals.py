@@ -18,7 +18,7 @@ import torch
 import phlogiston as ph
 from phlogiston import registry
 
-METHODS = {info.name: info for info in ph.methods()}
+METHODS = {info.name: info for info in ph.methods() if info.name in registry.METHODS}
 # One continuous latent; several with a deterministic; discrete ones in a chain; both kinds together.
 MODELS = ["normal_normal", "eight_schools", "hmm", "mixture"]
 # A few of everything, for a method that has a setting of that name.
