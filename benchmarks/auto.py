@@ -15,12 +15,13 @@ but approximations that do not get better with time are not made better.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ TOO_SLOW = {  # a run of minutes, which would only confirm that it is not the be
     "many_rows": ("smc", "gibbs", "mh", "hmc", "importance"),
     "hmm_drive": ("hmc", "smc"),
 }
+WITHOUT_AN_ANSWER = ("gmm", "logistic", "vae_digits", "funnel, centred")
 FOR_MANY = 1000  # latents from which on SVI is a rival; below, the normal of Laplace is nearer
 
 
@@ -110,30 +112,24 @@ def measured(model: ph.Model, method: Any, reference: ph.Reference, seed: int) -
 class Row:
     """A model: what was chosen, and how it compares."""
 
-    right: Right
-    posterior: ph.Posterior
-    auto: Run
-    others: dict[str, Run]
+    name: str
+    wanted: str
+    chosen: str
+    steps: str
+    verdict: str
+    error: float
+    best: str
+    best_error: float
+    seconds: float
     planning: float
 
     @property
-    def chosen(self) -> str:
-        return self.posterior.plan.first.name  # type: ignore[union-attr]
-
-    @property
     def is_right(self) -> bool:
-        return self.chosen == self.right.first
-
-    @property
-    def best(self) -> tuple[str, float]:
-        found = {name: run.at(self.auto.seconds) for name, run in self.others.items()}
-        name = min(found, key=lambda name: found[name], default="")
-        return name, found.get(name, self.auto.error)
+        return self.chosen == self.wanted
 
     @property
     def ratio(self) -> float:
-        best = self.best[1]
-        return 1.0 if self.auto.error <= best else self.auto.error / max(best, 1e-12)
+        return 1.0 if self.error <= self.best_error else self.error / max(self.best_error, 1e-12)
 
 
 def row_of(right: Right, seed: int) -> Row:
@@ -149,10 +145,23 @@ def row_of(right: Right, seed: int) -> Row:
         step = plan[trial.step]
         ph.infer(ph.reparam(model, seed=seed) if step.rewrite else model, step.method, seed=seed, progress=False)
         seconds += time.process_time() - began
-    auto = Run(error_of(posterior, reference), seconds, True)
+    error = error_of(posterior, reference)
     loop = {} if "a run of the program each" not in plan.facts.get("density", "") else IN_A_LOOP
-    others = dict(_others(right, model, reference, loop, seed))
-    return Row(right, posterior, auto, others, planning)
+    others = {name: run.at(seconds) for name, run in _others(right, model, reference, loop, seed)}
+    best = min(others, key=lambda name: others[name], default="none")
+    trials = posterior.plan.trials  # type: ignore[union-attr]
+    return Row(
+        name=right.name,
+        wanted=right.first,
+        chosen=plan.first.name,
+        steps=" → ".join(trial.name for trial in trials),
+        verdict=trials[posterior.plan.taken].verdict,  # type: ignore[union-attr]
+        error=error,
+        best=best,
+        best_error=others.get(best, error),
+        seconds=seconds,
+        planning=planning,
+    )
 
 
 def _others(
@@ -172,14 +181,11 @@ def _others(
 
 
 def line_of(row: Row) -> str:
-    taken = row.posterior.plan.trials[row.posterior.plan.taken]  # type: ignore[union-attr]
-    best, error = row.best
-    mark = "" if row.is_right else f" (table: {row.right.first})"
+    mark = "" if row.is_right else f" (table: {row.wanted})"
     far = "" if row.ratio <= WORST else " (!)"
-    steps = " → ".join(trial.name for trial in row.posterior.plan.trials)  # type: ignore[union-attr]
     return (
-        f"| {row.right.name} | {row.chosen}{mark} | {steps} | {taken.verdict} | {row.auto.error:.2g} | {best} "
-        f"| {error:.2g} | {row.ratio:.2f}{far} | {row.auto.seconds:.2f} | {row.planning:.2f} |"
+        f"| {row.name} | {row.chosen}{mark} | {row.steps} | {row.verdict} | {row.error:.2g} | {row.best} "
+        f"| {row.best_error:.2g} | {row.ratio:.2f}{far} | {row.seconds:.2f} | {row.planning:.2f} |"
     )
 
 
@@ -206,7 +212,7 @@ def text_of(rows: list[Row]) -> list[str]:
         "",
         f"The first choice is the table's on {right} of {len(rows)}; the error is at most {WORST:g} times the best "
         f"other method's at equal time on {near} of {len(rows)}; the largest ratio is {worst.ratio:.2f}, of "
-        f"{worst.right.name}.",
+        f"{worst.name}.",
     ]
 
 
@@ -214,18 +220,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="take rows from there, and add the new ones")
     parser.add_argument("--update", action="store_true", help="write into RESULTS.md")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", ph.PhlogistonWarning)
-    rows = []
+    kept = arguments.keep.read_text().splitlines() if arguments.keep and arguments.keep.exists() else []
+    rows = {row.name: row for row in (Row(**json.loads(line)) for line in kept)}
     for right in TABLE:
-        if arguments.models and right.name not in arguments.models:
+        unwanted = arguments.models and right.name not in arguments.models
+        if unwanted or right.name in WITHOUT_AN_ANSWER or right.name in rows:
             continue
-        if right.name in ("gmm", "logistic", "vae_digits", "funnel, centred"):  # without an answer to hold means to
-            continue
-        rows.append(row_of(right, arguments.seed))
-        print(line_of(rows[-1]), flush=True)
-    lines = text_of(rows)
+        rows[right.name] = row = row_of(right, arguments.seed)
+        print(line_of(row), flush=True)
+        if arguments.keep:
+            with arguments.keep.open("a") as file:
+                file.write(json.dumps(asdict(row)) + "\n")
+    lines = text_of([rows[right.name] for right in TABLE if right.name in rows])
     print(lines[-1])
     if arguments.update:
         write(lines)
