@@ -129,7 +129,7 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        return 1.0 if self.error <= self.best_error else self.error / max(self.best_error, 1e-12)
+        return self.error / self.best_error if self.best_error > 1e-9 else 1.0
 
 
 def row_of(right: Right, seed: int) -> Row:
