@@ -21,6 +21,7 @@ LAYERS = [
     ["preflight", "arviz_edge", "divergence"],
     ["diagnostics"],
     ["model"],
+    ["rows"],
     ["measurement"],
     ["guides"],
     ["drawn", "plan"],

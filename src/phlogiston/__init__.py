@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from phlogiston.algorithms.svi import SVI
     from phlogiston.calibration import Calibration, calibrate
     from phlogiston.choosing import Auto, recommend
-    from phlogiston.comparison import Agreement, Comparison, agree, compare, evidence
+    from phlogiston.comparison import (
+        Agreement,
+        Comparison,
+        GeneratorComparison,
+        agree,
+        compare,
+        compare_generators,
+        evidence,
+    )
     from phlogiston.decomposition import Decomposition
     from phlogiston.diagnostics import Finding, Loo, Report
     from phlogiston.engine import Site, Target
@@ -75,7 +83,15 @@ _HOMES = {
     "algorithms.smc": ("SMC",),
     "algorithms.svi": ("SVI",),
     "choosing": ("Auto", "recommend"),
-    "comparison": ("Agreement", "Comparison", "agree", "compare", "evidence"),
+    "comparison": (
+        "Agreement",
+        "Comparison",
+        "GeneratorComparison",
+        "agree",
+        "compare",
+        "compare_generators",
+        "evidence",
+    ),
     "calibration": ("Calibration", "calibrate"),
     "decomposition": ("Decomposition",),
     "diagnostics": ("Finding", "Loo", "Report"),
@@ -137,6 +153,7 @@ __all__ = [
     "Exact",
     "Finding",
     "Fitted",
+    "GeneratorComparison",
     "Gibbs",
     "Importance",
     "ImpossibleEvidence",
@@ -168,6 +185,7 @@ __all__ = [
     "agree",
     "calibrate",
     "compare",
+    "compare_generators",
     "divergence",
     "evidence",
     "infer",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from phlogiston import checkpoint, evaluation
+from phlogiston import checkpoint, evaluation, rows
 from phlogiston.diagnostics import Report
 from phlogiston.errors import UnknownName, UnsupportedModel, did_you_mean, problem
 from phlogiston.evaluation import Bound, Encoded, GapSplit, Likelihood, Usage
@@ -76,7 +76,9 @@ class Fitted:
         return measured(self.model, noise=noise, **data)
 
     def generate(self, num_elements: int, *, seed: int | None = None) -> dict[str, torch.Tensor]:
-        """New data: the trained program's sites in the plate of an amortised guide, ``[num_elements, ...]`` each."""
+        """New data: the trained program's sites in the plate of its data, ``[num_elements, ...]`` each."""
+        if not isinstance(self.guide, AmortizedGuide):
+            return rows.generated(self.model, num_elements, seed)
         return evaluation.generated(self._encoded({}), num_elements, seed)
 
     def weights(self, module: str) -> dict[str, torch.Tensor]:

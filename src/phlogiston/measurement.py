@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch.distributions import Distribution
 
-from phlogiston.engine import Plate, Site
+from phlogiston.engine import Site
 from phlogiston.engine.measured import measured as measuring
 from phlogiston.errors import ModelError, SettingError, UnknownName, UnsupportedModel, did_you_mean, problem
 from phlogiston.model import Model, as_input
+from phlogiston.rows import axis, depth, plate_of, resized
 
 Noise = float | Distribution | Callable[[torch.Tensor], Any]
 
@@ -69,60 +70,33 @@ def measured(model: Model, /, *, noise: Noise, **data: Any) -> Model:
     program = measuring(
         model.program,
         site.name,
-        event_dim=rows.ndim - _depth(site),
+        event_dim=rows.ndim - depth(site),
         seen=None if bool(seen.all()) else seen,
         noise=noise,
     )
     values = {f"{site.name}_seen": torch.where(seen, rows, torch.zeros_like(rows)), **data}
-    resized = _resized(model.unobserved(), site, rows)
-    return resized.with_program(program).with_parameters(model.parameters).observe(**values)
-
-
-def _depth(site: Site) -> int:
-    return max((-plate.dim for plate in site.plates), default=0)
-
-
-def _plate(site: Site) -> Plate | None:
-    """That of the rows: the largest around the output."""
-    return max(site.plates, key=lambda plate: plate.size, default=None)
+    plate, bare = plate_of(site), model.unobserved()
+    sized = bare if plate is None else resized(bare, plate, rows.shape[axis(site, plate)])
+    return sized.with_program(program).with_parameters(model.parameters).observe(**values)
 
 
 def _rows(site: Site, given: Any) -> torch.Tensor:
     """The data with a dimension of rows where the output has one."""
     value = torch.as_tensor(as_input(np.asarray(given) if isinstance(given, (list, float, int)) else given))
     value = value.to(torch.get_default_dtype()) if not value.is_floating_point() else value
-    plate = _plate(site)
+    plate = plate_of(site)
     expected: tuple[Any, ...] = site.shape
     if plate is not None:
-        axis = _depth(site) + plate.dim
-        row = (*site.shape[:axis], *site.shape[axis + 1 :])
+        along = axis(site, plate)
+        row = (*site.shape[:along], *site.shape[along + 1 :])
         if tuple(value.shape) == row:
-            return value.unsqueeze(axis)
-        expected = (*site.shape[:axis], "rows", *site.shape[axis + 1 :])
+            return value.unsqueeze(along)
+        expected = (*site.shape[:along], "rows", *site.shape[along + 1 :])
     fits = value.ndim == len(expected) and all(e in ("rows", n) for e, n in zip(expected, value.shape, strict=True))
     if not fits:
         shown = str(expected).replace("'", "") + (f" or {row}" if plate is not None else "")
         raise ModelError(problem(f"site {site.name!r}", found=f"data of shape {tuple(value.shape)}", expected=shown))
     return value
-
-
-def _resized(model: Model, site: Site, rows: torch.Tensor) -> Model:
-    """The program for so many rows: whole numbers among its inputs that are the plate's size become theirs."""
-    plate = _plate(site)
-    size = 0 if plate is None else rows.shape[_depth(site) + plate.dim]
-    if plate is None or size == plate.size:
-        return model
-    counts = {n: size for n, v in model.inputs.items() if type(v) is int and v == plate.size}
-    if not counts:
-        raise UnsupportedModel(
-            problem(
-                f"plate {plate.name!r}",
-                found=f"a size, {plate.size}, that is no input of program {model.name!r}, and data of {size} rows",
-                expected="a whole number that says how many rows there are",
-                fix=f'def {model.name}(n, ...): ... with pyro.plate("{plate.name}", n)',
-            )
-        )
-    return model.with_inputs(**counts)
 
 
 def _output(model: Model, data: dict[str, Any]) -> Site:

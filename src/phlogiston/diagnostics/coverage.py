@@ -16,7 +16,7 @@ _FEWEST = 50
 _SHARE = 25  # neighbours are the count over this
 
 
-def check_coverage(data: Array, samples: Array, rng: np.random.Generator) -> Check:
+def check_coverage(data: Array, samples: Array, rng: np.random.Generator, name: str = "coverage of the data") -> Check:
     """Whether a generator reaches all of the data, or has collapsed onto a part.
 
     Judged by the share of the data with a sample no further away than their own k-th neighbour among the data.
@@ -25,8 +25,8 @@ def check_coverage(data: Array, samples: Array, rng: np.random.Generator) -> Che
         data: ``[n, ...]``.
         samples: ``[m, ...]``.
         rng: picks which of them are looked at.
+        name: of the check.
     """
-    name = "coverage of the data"
     count = min(len(data), len(samples), _MOST)
     if count < _FEWEST:
         return skipped(name, f"{count} data and samples are too few")
