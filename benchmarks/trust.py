@@ -220,7 +220,7 @@ def learned(loss: str, **settings: Any) -> Fit:
 
     def fit(seed: int) -> Report:
         rng = np.random.default_rng(seed)
-        data = ring(rng) if loss == "minimax" else blob(rng)
+        data = blob(rng) if loss == "relativistic" else ring(rng)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             generator, critic = network(4, 2), network(2, 1)
@@ -267,7 +267,12 @@ BAD: dict[str, Fit] = {
     "collapsed VAE": linear_vae(3.0),
     "collapsed generator, 1 mode of 8": generator(1),
     "generator without 3 modes of 8": generator(5),
-    "collapsed GAN, trained": learned("minimax", r1=0.0, r2=0.0, critic_steps=1, num_steps=600, optim=FAST),
+    "collapsed GAN, trained": learned(
+        "minimax", r1=0.0, r2=0.0, num_steps=400, final_rate=1.0, optim=FAST, critic_optim=ph.Adam(learning_rate=0.001)
+    ),
+    "GAN broken off early": learned(
+        "non_saturating", r1=0.0, r2=0.0, num_steps=300, optim=ph.Adam(learning_rate=0.002)
+    ),
 }
 HEALTHY: dict[str, Fit] = {
     "normal-normal, NUTS": lambda seed: run(normal_normal.model, "nuts", seed),

@@ -16,6 +16,7 @@ import torch
 
 import phlogiston as ph
 from phlogiston import arviz_edge, diagnostics
+from phlogiston.diagnostics.weights import _fit_generalized_pareto
 
 
 def normal(x: torch.Tensor) -> None:
@@ -276,6 +277,13 @@ class TestDiagnostics:
             for t in range(1, x.shape[1]):
                 x[:, t] = phi * x[:, t - 1] + noise[:, t]
             assert arviz_edge.ess(x, "mean") / x.size == pytest.approx((1 - phi) / (1 + phi), rel=0.12)
+
+    def test_a_tail_for_which_the_exponential_is_a_candidate_is_fitted(self) -> None:
+        quartile = (math.sqrt(34.0 / 2.5) - 1.0) / 3.0  # of 20 numbers: then one of the candidates is zero
+        tail = np.concatenate([np.linspace(0.05 * quartile, quartile, 5), np.linspace(quartile, 1.0, 16)[1:]])
+        shape, scale = _fit_generalized_pareto(tail)
+        near = _fit_generalized_pareto(tail * (1.0 + 1e-9))
+        assert (shape, scale) == pytest.approx(near, rel=1e-6)
 
     @pytest.mark.parametrize("variance", [0.3, 0.5, 0.8])
     def test_pareto_k_of_a_narrow_proposal(self, variance: float) -> None:

@@ -16,7 +16,14 @@ import pytest
 import torch
 
 import phlogiston as ph
-from phlogiston.diagnostics import check_conflict, check_usage, modes_between_chains, stuck
+from phlogiston.diagnostics import (
+    check_conflict,
+    check_coverage,
+    check_precision,
+    check_usage,
+    modes_between_chains,
+    stuck,
+)
 from phlogiston.diagnostics.modes import Cut, inside, region_evidence, regions_of
 from phlogiston.diagnostics.stein import stein
 from phlogiston.diagnostics.verdict import Check, Finding, Report
@@ -288,6 +295,15 @@ def test_a_generator_that_leaves_out_modes_is_flagged(modes: int, verdict: str) 
     assert report.verdict == verdict, report
     if modes < 8:
         assert abs(report[0].number - modes / 8.0) < 0.05
+
+
+def test_samples_beside_the_data_are_found_though_they_reach_all_of_it() -> None:
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0.0, 2.0 * np.pi, 500)
+    data = np.stack([np.cos(angle), np.sin(angle)], 1) + 0.01 * rng.standard_normal((500, 2))
+    samples = rng.uniform(-1.2, 1.2, (500, 2))
+    assert check_coverage(data, samples, rng).state == "fine"
+    assert check_precision(data, samples, rng).state == "caution"
 
 
 @pytest.mark.parametrize(("active", "state"), [(8, "fine"), (4, "fine"), (3, "caution"), (0, "do not use")])

@@ -18,6 +18,7 @@ from phlogiston.diagnostics import (
     check_distance,
     check_ending,
     check_game,
+    check_precision,
     check_rest,
     check_usage,
     failed,
@@ -105,7 +106,8 @@ def judge_training(fitted: Trained) -> Report:
     rng = generator(spawn(fitted.seed or 0, 9)[8])
     for name, data in observed.items():
         if name in drawn and drawn[name][0].shape == data.shape:
-            checks.append(check_coverage(data.double().numpy(), drawn[name][0].double().numpy(), rng))
+            both = data.double().numpy(), drawn[name][0].double().numpy()
+            checks += [check_coverage(*both, rng), check_precision(*both, rng)]
     return Report(tuple(checks))
 
 
@@ -116,7 +118,9 @@ def _of_game(fitted: Trained) -> Iterator[Check]:
     distances = np.asarray(fitted.history.get("check_distance", ()), dtype=float)
     yield check_distance(distances, float(fitted.figures.get("distance", np.nan)))
     data, draws = (fitted.state[name].double().numpy() for name in ("data", "draws"))
-    yield check_coverage(data, draws, generator(spawn(fitted.seed or 0, 9)[8]))
+    rng = generator(spawn(fitted.seed or 0, 9)[8])
+    yield check_coverage(data, draws, rng)
+    yield check_precision(data, draws, rng)
 
 
 def _ending(fitted: Trained) -> Check:

@@ -4,7 +4,7 @@ from phlogiston.diagnostics.between import modes_between_chains, stuck
 from phlogiston.diagnostics.bound import check_ending, check_gap, check_rest
 from phlogiston.diagnostics.bridge import Bridged, bridge
 from phlogiston.diagnostics.conflict import check_conflict
-from phlogiston.diagnostics.coverage import check_coverage, check_usage
+from phlogiston.diagnostics.coverage import check_coverage, check_precision, check_usage
 from phlogiston.diagnostics.findings import acceptance, checks_of_chains, checks_of_weights
 from phlogiston.diagnostics.game import check_distance, check_game
 from phlogiston.diagnostics.loo import Loo, loo
@@ -37,6 +37,7 @@ __all__ = [
     "check_game",
     "check_gap",
     "check_modes",
+    "check_precision",
     "check_rest",
     "check_usage",
     "checks_of_chains",

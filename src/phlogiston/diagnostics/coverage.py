@@ -11,6 +11,7 @@ from phlogiston.divergence import fidelity
 Array = NDArray[np.float64]
 
 DOUBTFUL, COLLAPSED = 0.75, 0.5
+NEAR, FAR = 0.5, 0.25  # share of samples among the data
 _MOST = 500
 _FEWEST = 50
 _SHARE = 25  # neighbours are the count over this
@@ -27,12 +28,9 @@ def check_coverage(data: Array, samples: Array, rng: np.random.Generator, name: 
         rng: picks which of them are looked at.
         name: of the check.
     """
-    count = min(len(data), len(samples), _MOST)
+    some, made, count = _picked(data, samples, rng)
     if count < _FEWEST:
         return skipped(name, f"{count} data and samples are too few")
-    some, made = (
-        np.asarray(x[rng.permutation(len(x))[:count]], dtype=float).reshape(count, -1) for x in (data, samples)
-    )
     if not np.isfinite(made).all():
         finding = Finding(
             "some samples are not finite",
@@ -53,6 +51,41 @@ def check_coverage(data: Array, samples: Array, rng: np.random.Generator, name: 
         severity="do not use" if share < COLLAPSED else "caution",
     )
     return failed(name, finding)
+
+
+def check_precision(data: Array, samples: Array, rng: np.random.Generator) -> Check:
+    """Whether a generator draws what the data look like: the share of samples with a datum within its own ball.
+
+    Args:
+        data: ``[n, ...]``.
+        samples: ``[m, ...]``.
+        rng: picks which of them are looked at.
+    """
+    name = "samples among the data"
+    some, made, count = _picked(data, samples, rng)
+    if count < _FEWEST or not np.isfinite(made).all():
+        return skipped(name, "too few" if count < _FEWEST else "some samples are not finite")
+    share = float(fidelity(some, made, neighbours=max(5, count // _SHARE)).precision.value)
+    if share >= NEAR:
+        return Check(name, f"{share:.0%} of them, limit {NEAR:.0%}")
+    finding = Finding(
+        f"{share:.0%} of the samples lie among the data (limit {NEAR:.0%})",
+        "train longer, or with a larger network, or weaken the regularisers",
+        number=share,
+        threshold=NEAR,
+        meaning="The generator draws what the data do not look like.",
+        severity="do not use" if share < FAR else "caution",
+    )
+    return failed(name, finding)
+
+
+def _picked(data: Array, samples: Array, rng: np.random.Generator) -> tuple[Array, Array, int]:
+    """As many of both, flat."""
+    count = min(len(data), len(samples), _MOST)
+    some, made = (
+        np.asarray(x[rng.permutation(len(x))[:count]], dtype=float).reshape(count, -1) for x in (data, samples)
+    )
+    return some, made, count
 
 
 def check_usage(active: NDArray[np.bool_], kl: Array) -> Check:

@@ -123,13 +123,15 @@ def _fit_generalized_pareto(excesses: Array) -> tuple[float, float]:
     b = 1.0 - np.sqrt(candidates / (np.arange(1, candidates + 1) - 0.5))
     b = b / (3.0 * quartile) + 1.0 / excesses[-1]
     k = np.log1p(-b[:, None] * excesses).mean(axis=1)
-    profile = count * (np.log(-b / k) - k - 1.0)
+    rate = np.full(b.shape, 1.0 / excesses.mean())  # b at zero is the exponential distribution
+    np.divide(-b, k, out=rate, where=k != 0.0)
+    profile = count * (np.log(rate) - k - 1.0)
     with np.errstate(over="ignore"):  # a candidate that fits far worse than another gets weight zero
         weights = 1.0 / np.exp(profile - profile[:, None]).sum(axis=1)
     keep = weights >= 10.0 * np.finfo(float).eps
     b_mean = float((b[keep] * weights[keep] / weights[keep].sum()).sum())
     shape = float(np.log1p(-b_mean * excesses).mean())
-    scale = -shape / b_mean if b_mean else float(excesses.mean())  # b at zero is the exponential distribution
+    scale = -shape / b_mean if shape else float(excesses.mean())
     return (count * shape + 10.0 * 0.5) / (count + 10.0), scale
 
 
