@@ -197,7 +197,8 @@ def normal(n):
 
 
 model = ph.Model(normal, 2000).observe(x=2.0 + 0.5 * torch.randn(2000))
-game = ph.Adversarial(num_steps=100 if SMOKE else 1500, batch_size=256, engine="graph")
+quick = ph.Adam(learning_rate=0.01, beta1=0.0, beta2=0.99)
+game = ph.Adversarial(num_steps=100 if SMOKE else 1500, batch_size=256, optim=quick, ema=0.99, engine="graph")
 fitted = ph.train(model, game, seed=0, progress=False)
 print("phlogiston:", {name: round(abs(float(value)), 3) for name, value in fitted.params.items()})
 if not SMOKE:

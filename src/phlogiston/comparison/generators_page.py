@@ -25,7 +25,7 @@ def write_generators(
 ) -> Path:
     """Verdict on each generator's coverage, table, classes, picture."""
     sections = [
-        Section("Measures", [table(summary), Text(_MEANING)]),
+        Section("Measures", [table(summary.T), Text(_MEANING)]),
         Section("Draws", [picture(figure, vector=False)]),
     ]
     if classes is not None:
