@@ -329,3 +329,43 @@ def test_files_that_are_no_posteriors(tmp_path: Any) -> None:
     (tmp_path / "text.nc").write_text("hello")
     with pytest.raises(ph.DataFileError, match="found no phlogiston posterior"):
         ph.load(tmp_path / "text.nc")
+
+
+def line(X: torch.Tensor) -> None:
+    slope = pyro.sample("slope", dist.Normal(torch.zeros(X.shape[-1]), 1.0).to_event(1))
+    with pyro.plate("row", len(X)):
+        pyro.sample("y", dist.Normal(X @ slope, 1.0))
+
+
+def counted() -> None:
+    pyro.sample("slope", dist.Poisson(torch.ones(2)).to_event(1))
+
+
+def test_a_proposal_that_observes_or_is_of_another_kind_is_refused() -> None:
+    model = ph.Model(line, torch.ones(3, 2)).observe(y=torch.zeros(3))
+    with pytest.raises(ph.ModelError, match="proposal 'line', site 'y': found an observation"):
+        ph.infer(model, "importance", proposal=model, seed=0, progress=False)
+    with pytest.raises(ph.ModelError, match=r"site 'slope': found discrete values \(Poisson\); expected continuous"):
+        ph.infer(model, "importance", proposal=counted, seed=0, progress=False)
+
+
+def test_draws_of_another_model_are_not_gone_on_with_loaded_or_predicted_from(tmp_path: Path) -> None:
+    X, y = torch.eye(3)[:, :2], torch.tensor([1.0, 2.0, 3.0])
+    model, short = ph.Model(line, X).observe(y=y), ph.NUTS(num_samples=20, num_warmup=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ph.PhlogistonWarning)
+        posterior = ph.infer(model, short, seed=0, progress=False)
+    other = model.observe(y=y + 1.0)
+    with pytest.raises(ph.SettingError, match="resume_from: found data 'y' that differ in 3 of 3 numbers"):
+        ph.infer(other, short, resume_from=posterior, progress=False)
+    with pytest.raises(ph.SettingError, match=r"write: resume_from=ph\.load\(path, model=model\)"):
+        ph.infer(model, short, resume_from="posterior.nc", progress=False)  # type: ignore[arg-type]
+    with pytest.raises(ph.ModelError, match=r"site 'slope': found shape \(1,\) .* where the draws have \(2,\)"):
+        posterior.predict(torch.ones(5, 1))
+    assert posterior.predict(torch.ones(5, 2))["y"].shape == (4, 20, 5)
+    path = posterior.save(tmp_path / "posterior.nc")
+    assert isinstance(ph.load(path, model=model), ph.Posterior)
+    with pytest.raises(ph.DataFileError, match="found data 'y' that differ in 3 of 3"):
+        ph.load(path, model=other)
+    with pytest.raises(ph.DataFileError, match=r"found site 'slope' of shape \(2,\), not \(1,\)"):
+        ph.load(path, model=ph.Model(line, X[:, :1]).observe(y=y))

@@ -29,6 +29,7 @@ LAYERS = [
     ["storage", "checking"],
     ["report"],
     ["posterior"],
+    ["matching"],
     ["evaluation"],
     ["fitted"],
     ["kernels"],

@@ -13,8 +13,9 @@ from typing import Any
 from phlogiston import checkpoint, registry, storage
 from phlogiston.algorithms.needs import Method
 from phlogiston.engine.isolate import seed_sequence, uncollected
-from phlogiston.errors import warn
+from phlogiston.errors import DataFileError, warn
 from phlogiston.fitted import Fitted
+from phlogiston.matching import mismatch, other_observations
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 from phlogiston.training import restore
@@ -156,4 +157,9 @@ def load(path: str | Path, *, model: Model | None = None) -> Posterior | Fitted:
                 f"load: found a training in {path}; expected its model too; write: ph.load(path, model=model)"
             )
         return restore(path, model)
-    return Posterior(**storage.read(Path(path)), model=model)
+    fields = storage.read(Path(path))
+    observed = fields.pop("observed")
+    posterior = Posterior(**fields, model=model)
+    if model is not None and (found := other_observations(model, observed) or mismatch(model, posterior, str(path))):
+        raise DataFileError(f"{path}: found {found}; expected a posterior of {model.name!r} given the same data")
+    return posterior

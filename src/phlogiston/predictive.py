@@ -8,7 +8,8 @@ import torch
 
 from phlogiston.diagnostics import systematic_resample
 from phlogiston.engine.isolate import generator, spawn
-from phlogiston.errors import UnknownName, did_you_mean
+from phlogiston.engine.sites import Site
+from phlogiston.errors import ModelError, UnknownName, did_you_mean, problem
 from phlogiston.model import Model
 
 Draws = dict[str, torch.Tensor]
@@ -28,6 +29,10 @@ def predict(
     Latents keep their posterior values, except those whose shape is another in ``model`` (a plate of another
     size): these are drawn from their conditional prior, as are all latents where ``draws`` is empty. Weighted
     draws are resampled first, so that every predictive draw counts the same.
+
+    Raises:
+        UnknownName: there is no such site.
+        ModelError: a latent has another shape than its draws, and not along a plate.
     """
     known = {site.name for site in model.structure.of("latent", "observed", "deterministic")}
     for name in sites:
@@ -39,11 +44,31 @@ def predict(
     for site in model.structure.of("latent"):
         if site.missing is not None:  # observed in part: predicted, not kept
             continue
-        if site.name in draws and tuple(draws[site.name].shape[2:]) == site.shape:
+        if site.name not in draws:
+            continue
+        found = tuple(draws[site.name].shape[2:])
+        if found == site.shape:
             given[site.name] = draws[site.name].reshape(rows, *site.shape)
+        elif not _plates_alone_differ(site, found):
+            raise ModelError(
+                problem(
+                    f"predict, site {site.name!r}",
+                    found=f"shape {site.shape} with these inputs, where the draws have {found}",
+                    expected="the same: only along a plate of another size are values drawn anew",
+                    fix="inputs of the width that the model was fitted with",
+                )
+            )
     if given and log_weights is not None:
         picked = systematic_resample(log_weights.reshape(-1).numpy(), rows, generator(resampling))
         shuffled = torch.from_numpy(generator(shuffling).permutation(picked))
         given = {name: value[shuffled] for name, value in given.items()}
     simulated = model.target().simulate(given, rows, simulating)
     return {name: simulated[name].reshape(*shape, *simulated[name].shape[1:]) for name in sites}
+
+
+def _plates_alone_differ(site: Site, found: tuple[int, ...]) -> bool:
+    """Whether draws of that shape differ from the site only where a plate has another size."""
+    if len(found) != len(site.shape):
+        return False
+    plated = {len(site.batch_shape) + plate.dim for plate in site.plates}
+    return all(a == b or i in plated for i, (a, b) in enumerate(zip(found, site.shape, strict=True)))

@@ -24,7 +24,7 @@ def save(posterior: groups.HasDraws, path: Path) -> Path:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The fields of a posterior that ``save`` wrote.
+    """The fields of a posterior that ``save`` wrote, and the data ``observed``.
 
     Raises:
         DataFileError: there is no such file, or it is not one of ours.
@@ -51,6 +51,7 @@ def read(path: Path) -> dict[str, Any]:
         "history",
     }
     return {
+        "observed": _tensors(stored["observed_data"]) if "observed_data" in stored else {},
         "draws": _tensors(stored["posterior"]) if weighted is None else _without(weighted, "log_weight"),
         "log_weights": None if weighted is None else weighted["log_weight"],
         "stats": _tensors(stored["sample_stats"]) if "sample_stats" in stored else {},

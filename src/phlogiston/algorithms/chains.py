@@ -27,6 +27,7 @@ from phlogiston.kernels.blocks import (
     run_blocks,
     seeds_of,
 )
+from phlogiston.matching import mismatch
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
@@ -87,7 +88,7 @@ def run_chains(
     """Run (or go on with) all chains in blocks and make a posterior of their draws."""
     began = time.perf_counter()
     model, name = require(method, model), registry.name_of(method)
-    states = None if resume_from is None else _states(resume_from, name, plan)
+    states = None if resume_from is None else _states(model, resume_from, name, plan)
     if resume_from is not None:
         seed = resume_from.seed
     chain_seeds, (starting, recovering) = seeds_of(seed, plan.num_chains)
@@ -168,16 +169,23 @@ def _figures(stats: Mapping[str, torch.Tensor], results: list[Result]) -> dict[s
     return figures
 
 
-def _states(posterior: Posterior, name: str, plan: Plan) -> list[State]:
+def _states(model: Model, given: Any, name: str, plan: Plan) -> list[State]:
     """The blocks' states in an earlier posterior.
 
     Raises:
-        SettingError: it is another method's, has other chains, or cannot be gone on with.
+        SettingError: it is another method's or another model's, has other chains, or cannot be gone on with.
     """
+    if not isinstance(given, Posterior):
+        fix = "resume_from=ph.load(path, model=model)"
+        raise SettingError(problem("resume_from", found=repr(given), expected="a posterior", fix=fix))
+    posterior = given
     if posterior.method != name or not posterior.state:
         raise SettingError(
             problem("resume_from", found=repr(posterior), expected=f"a posterior of {name!r} with its state")
         )
+    if difference := mismatch(model, posterior, "resume_from"):
+        expected = f"a posterior of {model.name!r} given the same data"
+        raise SettingError(problem("resume_from", found=difference, expected=expected))
     blocks: dict[int, State] = {}
     for key, array in posterior.state.items():
         block, field = key.split("/", 1)

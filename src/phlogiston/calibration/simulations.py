@@ -9,15 +9,14 @@ import numpy as np
 import torch
 
 from phlogiston.calibration.thinning import rows_of, worth_of
-from phlogiston.comparison.data import different_data
 from phlogiston.engine.isolate import generator, spawn
 from phlogiston.engine.replicated import AGAIN, observed_twice
 from phlogiston.errors import SettingError, UnsupportedModel, problem
+from phlogiston.matching import mismatch
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
 Values = dict[str, torch.Tensor]
-_COMPARED = 4  # draws at which two models' densities must be the same
 
 
 @dataclass(frozen=True)
@@ -80,24 +79,9 @@ def _insist_on_a_posterior_of(model: Model, posterior: Posterior) -> None:
     Raises:
         SettingError: says what differs.
     """
-    expected = f"a posterior of {model.name!r} given what the model observes"
-    latents = model.structure.of("latent", "deterministic")
-    wrong = [
-        f"{'no site' if site.name not in posterior.draws else 'another shape of site'} {site.name!r}"
-        for site in latents
-        if site.name not in posterior.draws or tuple(posterior.draws[site.name].shape[2:]) != site.shape
-    ]
-    if not wrong and posterior.model is not None:
-        wrong = [found] if (found := different_data(model, posterior.model, "model", "around")) else []
-    if not wrong:
-        few = {site.name: posterior.samples()[site.name][:_COMPARED] for site in model.structure.of("latent")}
-        ours = model.target("loop").log_joint(few)
-        theirs = ours if posterior.model is None else posterior.model.target("loop").log_joint(few)
-        if not (torch.isfinite(ours).all() and torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6)):
-            wrong = ["draws to which the model gives another density"]
-    if wrong:
-        fix = "around=ph.infer(model, method)"
-        raise SettingError(problem("around", found=wrong[0], expected=expected, fix=fix))
+    if found := mismatch(model, posterior, "around"):
+        expected = f"a posterior of {model.name!r} given what the model observes"
+        raise SettingError(problem("around", found=found, expected=expected, fix="around=ph.infer(model, method)"))
 
 
 def _refuse(model: Model, around: Posterior | None) -> None:

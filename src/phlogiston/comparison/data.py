@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from phlogiston.errors import problem
+from phlogiston.matching import different_data
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
@@ -62,23 +61,3 @@ def insist_on_the_same_data(verb: str, posteriors: Mapping[str, Posterior]) -> N
         if difference := different_data(known, model_of(verb, other, posteriors[other]), first, other):
             fix = "observe the same data in both models"
             raise ValueError(problem(verb, found=difference, expected="posteriors of the same data", fix=fix))
-
-
-def different_data(one: Model, other: Model, first: str, second: str) -> str:
-    """Which site of two models has other data, and how they differ; "" if none does."""
-    known, found = (
-        {site.name: model.structure.observations[site.name] for site in model.structure.observable}
-        for model in (one, other)
-    )
-    sites = sorted(set(known) | set(found))
-    differences = (_difference(site, known.get(site), found.get(site), first, second) for site in sites)
-    return next((difference for difference in differences if difference), "")
-
-
-def _difference(site: str, one: torch.Tensor | None, other: torch.Tensor | None, first: str, second: str) -> str:
-    if one is None or other is None:
-        return f"data {site!r} observed by {first if other is None else second!r} alone"
-    if one.shape != other.shape:
-        return f"data {site!r} of shape {tuple(one.shape)} in {first!r} and {tuple(other.shape)} in {second!r}"
-    unequal = int((~torch.isclose(one.double(), other.double(), rtol=1e-6, atol=0.0, equal_nan=True)).sum())
-    return f"data {site!r} that differ in {unequal} of {one.numel()} numbers ({first!r}, {second!r})" if unequal else ""

@@ -141,7 +141,7 @@ def _rhat(rhat: float, name: str) -> Check:
     if not rhat > RHAT_LIMIT:
         return Check("R-hat", f"at most {rhat:.3f}{f', of {name}' if name else ''}, limit {RHAT_LIMIT}")
     finding = Finding(
-        f"R-hat of {name} is {rhat:.3f} (limit {RHAT_LIMIT})",
+        f"R-hat of {name} is {f'{rhat:.3f}' if rhat < 100.0 else 'above 100'} (limit {RHAT_LIMIT})",
         "raise num_warmup and num_samples",
         number=rhat,
         threshold=RHAT_LIMIT,

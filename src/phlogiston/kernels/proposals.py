@@ -45,8 +45,15 @@ def from_program(model: Model, guide: Model, tier: Tier) -> Proposal:
     """Draws from another program; latents that it lacks are drawn from the model's prior.
 
     Raises:
-        ModelError: the guide draws a site that the model has not, or of another shape.
+        ModelError: the guide observes something, or draws a site that the model has not, or of another kind or shape.
     """
+    for site in guide.structure.of("observed", "factor"):
+        found = "an observation" if site.role == "observed" else "a factor"
+        expected = "latents alone, drawn from densities that are known"
+        fix = "a program of the latents, or proposal=a posterior of that model"
+        raise ModelError(
+            problem(f"proposal {guide.name!r}, site {site.name!r}", found=found, expected=expected, fix=fix)
+        )
     latents = {site.name: site for site in model.structure.of("latent")}
     for site in guide.structure.of("latent"):
         if site.name not in latents:
@@ -56,6 +63,16 @@ def from_program(model: Model, guide: Model, tier: Tier) -> Proposal:
             expected = f"shape {latents[site.name].shape}, as in {model.name!r}"
             raise ModelError(
                 problem(f"proposal {guide.name!r}, site {site.name!r}", found=f"shape {site.shape}", expected=expected)
+            )
+        if site.discrete != latents[site.name].discrete:
+            kinds = ("discrete" if other.discrete else "continuous" for other in (site, latents[site.name]))
+            found, expected = next(kinds), next(kinds)
+            raise ModelError(
+                problem(
+                    f"proposal {guide.name!r}, site {site.name!r}",
+                    found=f"{found} values ({site.distribution})",
+                    expected=f"{expected} ones, as in {model.name!r} ({latents[site.name].distribution})",
+                )
             )
     names = [site.name for site in guide.structure.of("latent")]
     target, source = model.target(tier), guide.target(tier)
