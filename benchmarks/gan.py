@@ -126,7 +126,7 @@ class Hand:
             torch.optim.lr_scheduler.CosineAnnealingLR(optim, steps, eta_min=self.default.final_rate * how["lr"])
             for optim in self.optims
         ]
-        self.losses = [torch.compile(f) if compiled else f for f in (self.of_critic, self.of_generator)]
+        self.losses = [torch.compile(f, dynamic=False) if compiled else f for f in (self.of_critic, self.of_generator)]
 
     def critic(self, x: torch.Tensor) -> torch.Tensor:
         """``[B, 2] -> [B]``."""
@@ -279,7 +279,7 @@ def rates(loss: str, batch: int, steps: int, rounds: int) -> dict[str, float]:
     for name, run in [*sides.items()]:
         try:
             run(20)
-        except RuntimeError as error:  # torch.compile does not differentiate twice
+        except RuntimeError as error:  # what torch.compile cannot do
             print(f"{name}, {loss}: {str(error).splitlines()[0]}", file=sys.stderr)
             del sides[name]
     best = dict.fromkeys(sides, float("inf"))
