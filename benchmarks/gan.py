@@ -249,7 +249,7 @@ def tables(problems: list[str]) -> list[str]:
     return lines
 
 
-def rates(loss: str, batch: int, steps: int, rounds: int) -> dict[str, float]:
+def rates(loss: str, batch: int, steps: int, rounds: int, *, compiled: bool) -> dict[str, float]:
     """Steps a processor second of each side, the best of some rounds that are taken in turns."""
     import gan_ring as problem
 
@@ -271,11 +271,9 @@ def rates(loss: str, batch: int, steps: int, rounds: int) -> dict[str, float]:
         settings: dict[str, Any] = {"loss": loss, "r1": gamma, "r2": gamma, "batch_size": batch, "engine": "compiled"}
         ph.train(model, ph.Adversarial(num_steps=count, **settings), seed=0, progress=False)
 
-    sides: dict[str, Callable[[int], None]] = {
-        "phlogiston": ours,
-        "by hand": hands["eager"].play,
-        "by hand, torch.compile": hands["compiled"].play,
-    }
+    sides: dict[str, Callable[[int], None]] = {"phlogiston": ours, "by hand": hands["eager"].play}
+    if compiled:
+        sides["by hand, torch.compile"] = hands["compiled"].play
     for name, run in [*sides.items()]:
         try:
             run(20)
@@ -295,15 +293,15 @@ def rates(loss: str, batch: int, steps: int, rounds: int) -> dict[str, float]:
     return {name: 1.0 / seconds for name, seconds in best.items()}
 
 
-def speed() -> list[str]:
+def speed(batches: list[int], *, compiled: bool) -> list[str]:
     """The table of steps a processor second."""
     torch.set_num_threads(1)
-    names = ("by hand", "by hand, torch.compile", "phlogiston")
-    lines = [f"| game | batch | {' | '.join(names)} | against the better by hand |", "|---" * 6 + "|"]
-    for batch in (512, 128):
+    names = ("by hand", *(["by hand, torch.compile"] if compiled else []), "phlogiston")
+    lines = [f"| game | batch | {' | '.join(names)} | against the better by hand |", "|---" * (len(names) + 3) + "|"]
+    for batch in batches:
         for loss, title in (("non_saturating", "non-saturating"), ("relativistic", "relativistic + R1 + R2")):
-            found = rates(loss, batch, 2_500, 2)
-            share = found["phlogiston"] / max(found.get(name, 0.0) for name in names[:2])
+            found = rates(loss, batch, 1_600, 2, compiled=compiled)
+            share = found["phlogiston"] / max(found.get(name, 0.0) for name in names[:-1])
             cells = " | ".join(f"{found[name]:.0f}" if name in found else "cannot" for name in names)
             lines.append(f"| {title} | {batch} | {cells} | {share:.2f} |")
             print(lines[-1], flush=True)
@@ -317,13 +315,15 @@ def main() -> None:
     parser.add_argument("--sides", nargs="*", choices=SIDES, default=list(SIDES))
     parser.add_argument("--problems", nargs="*", choices=list(PUBLISHED), default=list(PUBLISHED))
     parser.add_argument("--speed", action="store_true", help="steps a second instead")
+    parser.add_argument("--batches", nargs="*", type=int, default=[512, 128], help="sizes for --speed")
+    parser.add_argument("--eager", action="store_true", help="leave torch.compile out of --speed")
     parser.add_argument("--update", action="store_true", help="write the tables to RESULTS.md")
     chosen = parser.parse_args()
     sys.path.insert(0, str(HERE.parent / "models"))
     kept = STORE / "speed.md"
     if chosen.speed:
         STORE.mkdir(parents=True, exist_ok=True)
-        kept.write_text("\n".join(speed()))
+        kept.write_text("\n".join(speed(chosen.batches, compiled=not chosen.eager)))
     else:
         for seed in range(chosen.seeds):
             for name in chosen.problems:
