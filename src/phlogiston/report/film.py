@@ -95,6 +95,7 @@ def _draw(axes: Axes, values: Array, data: Array, colour: str) -> None:
     room = 0.25 * np.maximum(high - low, 1e-9)
     axes.set_xlim(low[0] - room[0], high[0] + room[0])
     axes.set_ylim(low[1] - room[1], high[1] + room[1])
+    axes.set_box_aspect(1.0)
     style.ticks(axes, 3, 3)
 
 
