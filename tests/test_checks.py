@@ -15,6 +15,7 @@ from scipy import stats
 
 import phlogiston as ph
 import phlogiston.checking
+from phlogiston.diagnostics import check_modes
 
 Z = 5.0
 Y = np.array([1.2, -0.4, 0.8, 2.1, 0.5])
@@ -130,3 +131,18 @@ def test_what_cannot_be_checked_is_refused_with_what_can(post: ph.Posterior) -> 
     vectors = ph.infer(ph.Model(program).observe(y=[0.0, 1.0]), "importance", seed=0)
     with pytest.raises(ValueError, match="loo_pit: found site 'y', whose observations are vectors"):
         vectors.loo_pit()
+
+
+def test_shares_of_modes_between_which_no_chain_moves_are_not_judged() -> None:
+    rng = np.random.default_rng(0)
+    draws = rng.standard_normal((4, 500, 1)) + np.array([-6.0, 6.0, -6.0, 6.0])[:, None, None]
+
+    def density(u: np.ndarray) -> np.ndarray:  # e^3 times as much mass on the right
+        sides = [-0.5 * np.square(u[:, 0] + 6.0), 3.0 - 0.5 * np.square(u[:, 0] - 6.0)]
+        return np.logaddexp(*sides)
+
+    check = check_modes(draws, density, lambda i: "x", rng, chains=True)
+    assert check.state == "not judged"
+    assert "the chains hardly cross between them" in check.outcome
+    mixed = rng.permutation(draws.reshape(-1, 1)).reshape(4, 500, 1)
+    assert check_modes(mixed, density, lambda i: "x", rng, chains=True).state == "do not use"

@@ -153,7 +153,9 @@ def _not_finite(where: str, value: Any) -> list[Problem]:
     if not nan and not inf:
         return []
     counts = " and ".join(f"{count} {kind}" for count, kind in ((nan, "NaN"), (inf, "infinite")) if count)
-    fix = 'model.observe(..., missing="latent") where NaN stands for what was not observed' if nan else ""
+    fix = "rows without NaN, or a latent in the program for each missing input" if nan else ""
+    if nan and where.startswith("site"):
+        fix = 'model.observe(..., missing="latent") where NaN stands for what was not observed'
     return [Problem(where, f"{counts} of {value.numel()} values", "finite numbers", fix)]
 
 

@@ -141,15 +141,15 @@ def _of_chains(posterior: Judged) -> list[Check]:
 
 
 def _with_the_line(posterior: Judged, checks: list[Check]) -> list[Check]:
-    """Advice to write a hierarchy otherwise, with the model's own sites and the line that does it."""
+    """Advice to write a hierarchy otherwise, with the model's own sites and the line that does it, or left out."""
     general = "write the hierarchy non-centred"
     ailing = [check for check in checks if check.finding is not None and general in check.finding.action]
     if not ailing or posterior.model is None:
         return checks
     funnels = [str(s) for s in centred_sites(posterior.model, posterior.model.structure) if s.is_funnel]
-    if not funnels:
-        return checks
     exact = f"{'; '.join(funnels)}: write model = ph.reparam(model)"
+    if not funnels:  # nothing is centred, so that there is nothing to write otherwise
+        general, exact = f"{general}, or ", ""
     return [
         replace(check, finding=replace(check.finding, action=check.finding.action.replace(general, exact)))
         if check in ailing and check.finding is not None

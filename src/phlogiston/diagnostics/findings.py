@@ -66,7 +66,7 @@ def _energy(lowest: float) -> Check:
         return Check("energy", f"E-BFMI {lowest:.2f}, limit {BFMI_LIMIT}")
     finding = Finding(
         f"E-BFMI is {lowest:.2f} (limit {BFMI_LIMIT})",
-        "write the hierarchy non-centred",
+        "write the hierarchy non-centred, or what has heavy tails otherwise",
         number=lowest,
         threshold=BFMI_LIMIT,
         meaning="The chain changes its energy too little from draw to draw to reach the tails of the posterior.",

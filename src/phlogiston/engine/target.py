@@ -364,12 +364,16 @@ class Target:
         """Which site has no finite log probability, or gradient, at ``u [D]``, and the value that it has there."""
         with isolated(seed=0, dtype=self.dtype):
             name, value, found = self._interpreter.without_a_start(u)
-        shown = str(value.detach().tolist())[:120]
+        shown = f" at {str(value.detach().tolist())[:120]}" if value.numel() else ""
+        if self.structure[name].role == "latent":
+            fix = f'a prior or an initial={{"{name}": ...}} within the supports of all sites'
+        else:
+            fix = "data that are possible under the model, or an initial={latent: ...} at which they are"
         return problem(
             f"starting point, site {name!r}",
-            found=f"{found} at {shown}",
+            found=f"{found}{shown}",
             expected="a finite log density and gradient",
-            fix=f'a prior or an initial={{"{name}": ...}} within the supports of all sites',
+            fix=fix,
         )
 
     def explain(self, values: Values) -> str:
