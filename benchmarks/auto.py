@@ -42,11 +42,11 @@ METHODS: dict[str, Any] = {
     "exact": ph.Exact(num_samples=2000),
     "importance": ph.Importance(num_particles=50_000),
     "laplace": ph.Laplace(num_samples=10_000),
-    "nuts": ph.NUTS(num_chains=16, num_samples=250, num_warmup=250),
-    "hmc": ph.HMC(num_chains=32, num_samples=150, num_warmup=150),
-    "smc": ph.SMC(),
-    "gibbs": ph.Gibbs(num_chains=16, num_samples=250, num_warmup=250),
-    "mh": ph.MH(num_chains=16, num_samples=250, num_warmup=250, num_steps=8),
+    "nuts": ph.NUTS(num_chains=16, num_samples=200, num_warmup=200),
+    "hmc": ph.HMC(num_chains=32, num_samples=100, num_warmup=100),
+    "smc": ph.SMC(num_particles=2048),
+    "gibbs": ph.Gibbs(num_chains=16, num_samples=150, num_warmup=150),
+    "mh": ph.MH(num_chains=16, num_samples=200, num_warmup=200, num_steps=4),
     "svi": ph.SVI(guide="normal", num_steps=4000),
 }
 SMALL = {"num_samples": 10, "num_warmup": 10, "num_particles": 256, "num_steps": 50}

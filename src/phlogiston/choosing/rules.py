@@ -94,7 +94,7 @@ def _one_at_a_time(facts: Facts) -> Iterator[Step]:
     else:
         what = f"the discrete latents cannot be summed out: {facts.unsummable}"
     yield step(
-        Gibbs(num_chains=16, num_samples=1000),
+        Gibbs(num_chains=16, num_samples=500, num_warmup=250),
         "gibbs",
         f"{what}; each of the {facts.dim + facts.discrete:,} latent numbers is drawn from its conditional given the "
         "rest, exactly where that has a known form",
