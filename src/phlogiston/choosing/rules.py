@@ -28,6 +28,7 @@ KHAT = 0.5  # of a pilot: above it the variance of weights is infinite
 PREFERRED = 3.0  # as much better has the normal to be: weights from the prior are the safer ones
 KHAT_OF_PRIOR = 0.7  # weights from the prior are bounded wherever the likelihood is
 DEAR = 3e11  # numbers that a run may make: minutes
+_LEAPFROGS = 16 * 800 * 10  # of 16 chains with 800 draws, warm-up included, ten steps a draw
 _FEWEST = 20.0  # effective draws that a pilot has to have
 _DENSE = 50  # dimensions up to which a dense mass matrix is learnt
 _ROWS = 10_000  # data from which on minibatches pay
@@ -156,13 +157,12 @@ def _several_modes(facts: Facts) -> Iterator[Step]:
 
 
 def _numbers_of(facts: Facts) -> float:
-    """What a run of NUTS would make: ten leapfrogs a draw."""
-    nuts = _nuts(facts)
-    return 10.0 * nuts.num_chains * (nuts.num_samples + nuts.num_warmup) * facts.elements
+    """What a run of NUTS would make."""
+    return float(_LEAPFROGS * facts.elements)
 
 
 def _variational(facts: Facts) -> Iterator[Step]:
-    dear = f"chains would make {_numbers_of(facts):.1g} numbers, more than {DEAR:.0g}"
+    dear = f"chains would make {_numbers_of(facts):.2g} numbers, more than {DEAR:.2g}"
     if facts.rows is not None:
         rows = facts.rows
         reason = (
@@ -178,6 +178,8 @@ def _variational(facts: Facts) -> Iterator[Step]:
 def _nuts(facts: Facts) -> NUTS:
     if facts.untraced:
         return NUTS(num_chains=4, num_samples=300, num_warmup=200)
+    if facts.elements > DEAR / _LEAPFROGS:
+        return NUTS(num_chains=4, num_samples=500, num_warmup=500)
     return NUTS(num_chains=16, num_samples=500, num_warmup=300, mass_matrix=_mass(facts))
 
 
@@ -189,6 +191,8 @@ def _with_gradients(facts: Facts) -> Iterator[Step]:
     """NUTS, in other coordinates where a scale is a latent; then more careful; then SMC."""
     funnel = bool(facts.funnels)
     yield step(_nuts(facts), "nuts", _why_nuts(facts), rewrite=funnel)
+    if _numbers_of(facts) > DEAR:  # one run is all that there is time for
+        return
     careful = NUTS(
         num_chains=4 if facts.untraced else 16,
         num_warmup=1000,
