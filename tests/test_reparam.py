@@ -91,6 +91,7 @@ def test_learned_centredness_follows_the_data() -> None:
     assert learned(0.02) > 0.7  # the data hold theta fast: as written
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::phlogiston.errors.PhlogistonWarning")
 def test_centred_eight_schools_passes_in_other_coordinates(load_model: Any) -> None:
     module = load_model("eight_schools")
