@@ -35,8 +35,7 @@ def infer(
 
     Args:
         model: a ``Model``, or a program without inputs.
-        method: a method's name with its settings as keywords; "auto", which chooses one and says why
-            (``ph.recommend``); or a method such as ``ph.NUTS(num_samples=500)``.
+        method: a name with settings as keywords, "auto" (see ``recommend``), or such as ``ph.NUTS(num_samples=500)``.
         seed: of every random number of the run; None draws one, which the result records.
         progress: whether a bar is shown (never where standard error is not a terminal).
         executor: any ``concurrent.futures.Executor``; runs blocks of chains. The draws do not depend on it.

@@ -28,7 +28,7 @@ KHAT = 0.5  # of a pilot: above it the variance of weights is infinite
 PREFERRED = 3.0  # as much better has the normal to be: weights from the prior are the safer ones
 KHAT_OF_PRIOR = 0.7  # weights from the prior are bounded wherever the likelihood is
 DEAR = 3e11  # numbers that a run may make: minutes
-_LEAPFROGS = 16 * 800 * 10  # of 16 chains with 800 draws, warm-up included, ten steps a draw
+_LEAPFROGS = 32 * 500 * 10  # of 32 chains with 500 draws, warm-up included, ten steps a draw
 _FEWEST = 20.0  # effective draws that a pilot has to have
 _DENSE = 50  # dimensions up to which a dense mass matrix is learnt
 _ROWS = 10_000  # data from which on minibatches pay
@@ -95,7 +95,7 @@ def _one_at_a_time(facts: Facts) -> Iterator[Step]:
     else:
         what = f"the discrete latents cannot be summed out: {facts.unsummable}"
     yield step(
-        Gibbs(num_chains=16, num_samples=500, num_warmup=250),
+        Gibbs(num_chains=64, num_samples=250, num_warmup=100),
         "gibbs",
         f"{what}; each of the {facts.dim + facts.discrete:,} latent numbers is drawn from its conditional given the "
         "rest, exactly where that has a known form",
@@ -118,7 +118,7 @@ def _without_gradients(facts: Facts) -> Iterator[Step]:
     if facts.untraced:
         yield step(MH(num_chains=4, num_samples=1000, num_warmup=1000), "mh", f"{why}{_loop(facts)}")
     else:
-        yield step(MH(num_chains=16, num_samples=1000, num_warmup=1000, num_steps=10), "mh", why)
+        yield step(MH(num_chains=32, num_samples=500, num_warmup=500, num_steps=10), "mh", why)
     yield step(SMC(moves="mh"), "smc", "follows the prior to the posterior by random walks, several modes included")
 
 
@@ -180,7 +180,7 @@ def _nuts(facts: Facts) -> NUTS:
         return NUTS(num_chains=4, num_samples=300, num_warmup=200)
     if facts.elements > DEAR / _LEAPFROGS:
         return NUTS(num_chains=4, num_samples=500, num_warmup=500)
-    return NUTS(num_chains=16, num_samples=500, num_warmup=300, mass_matrix=_mass(facts))
+    return NUTS(num_chains=32, num_samples=300, num_warmup=200, mass_matrix=_mass(facts))
 
 
 def _mass(facts: Facts) -> Literal["dense", "diag"]:
@@ -221,13 +221,16 @@ def _with_gradients(facts: Facts) -> Iterator[Step]:
 
 def _why_nuts(facts: Facts) -> str:
     parts = []
-    if facts.normal is not None:
+    weighted = facts.prior is not None and _covers(facts.prior, KHAT_OF_PRIOR)
+    if weighted or (facts.normal is not None and facts.normal.khat < KHAT):
+        parts.append("chains need no proposal that covers the posterior, where weights prove too uneven")
+    elif facts.normal is not None:
         parts.append(f"the posterior is not normal: k-hat {facts.normal.khat:.2f} at its mode, limit {KHAT}")
     elif facts.dim > 200:
         parts.append(f"{facts.dim:,} continuous latents")
     elif facts.climbs:
         parts.append("no normal covers the posterior (no k-hat: the climbs found no mode with curvature)")
-    if facts.prior is not None:
+    if facts.prior is not None and not weighted:
         parts.append(f"of the prior {facts.prior}")
     if facts.improper:
         parts.append(f"the prior of {', '.join(facts.improper)} is flat")
