@@ -209,6 +209,8 @@ def text_of(rows: list[Row]) -> list[str]:
     right = sum(row.is_right for row in rows)
     near = sum(row.ratio <= WORST for row in rows)
     worst = max(rows, key=lambda row: row.ratio)
+    total = sum(right.name not in WITHOUT_AN_ANSWER for right in TABLE)
+    so_far = [f"So far {len(rows)} of {total} models.", ""] if len(rows) < total else []
     return [
         "## The choice of method",
         "",
@@ -218,6 +220,7 @@ def text_of(rows: list[Row]) -> list[str]:
         "large. Time is the processor's, tracing left out, all steps taken included; planning apart. Everything runs",
         "on the graph tier: machine code, which chains gain most from, is not made.",
         "",
+        *so_far,
         *HEAD,
         *map(line_of, rows),
         "",
