@@ -13,6 +13,7 @@ shapes: the same with a posterior that is too wide, too narrow, or shifted.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 import warnings
 from collections import Counter
@@ -62,7 +63,9 @@ def speed() -> list[str]:
     state = "calibrated" if found.calibrated else f"wrong: {', '.join(found.wrong)}"
     return [
         f"{SIMULATIONS} simulations of eight schools under NUTS (each 4 x 1,000 draws after 1,000 of warm-up):",
-        f"{wall:.1f} s, {busy:.1f} s of the processor's; one block of chains at a time: {found.batched};",
+        f"{busy:.1f} s of the processor's, {wall:.1f} s by the clock of a machine of {os.cpu_count()} cores with load "
+        f"{os.getloadavg()[1]:.0f};",
+        f"blocks of chains serve many simulations at once: {found.batched};",
         f"tier {found.engine}; {len(found.ranks)} quantities, {state}; {int(found.flagged.sum())} posteriors flagged",
         "by their own diagnostics (asked: under 60 s).",
     ]
