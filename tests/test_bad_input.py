@@ -371,3 +371,10 @@ def test_draws_of_another_model_are_not_gone_on_with_loaded_or_predicted_from(tm
         ph.load(path, model=other)
     with pytest.raises(ph.DataFileError, match=r"found site 'slope' of shape \(2,\), not \(1,\)"):
         ph.load(path, model=ph.Model(line, X[:, :1]).observe(y=y))
+
+
+def test_a_proposal_of_other_arguments_and_an_executor_that_is_none() -> None:
+    with pytest.raises(ph.SettingError, match=r"found a function of \(\); expected one of \(values, rng\)"):
+        ph.MH(proposal=coin)
+    with pytest.raises(TypeError, match=r"executor: found 4; .* write: executor=concurrent\.futures"):
+        ph.infer(ph.Model(coin), "nuts", executor=4, progress=False)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from typing import Any
 from phlogiston import checkpoint, registry, storage
 from phlogiston.algorithms.needs import Method
 from phlogiston.engine.isolate import seed_sequence, uncollected
-from phlogiston.errors import DataFileError, warn
+from phlogiston.errors import DataFileError, problem, warn
 from phlogiston.fitted import Fitted
 from phlogiston.matching import mismatch, other_observations
 from phlogiston.model import Model
@@ -62,6 +62,10 @@ def infer(
     model = model if isinstance(model, Model) else Model(model)
     chosen = method_of(method, settings)
     seed = secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
+    pool: Any = executor
+    if pool is not None and not isinstance(pool, Executor):
+        fix = "executor=concurrent.futures.ProcessPoolExecutor(2)"
+        raise TypeError(problem("executor", found=repr(pool), expected="a concurrent.futures.Executor", fix=fix))
     if executor is None and resume_from is None:
         posterior = chosen(model, seed=seed, progress=progress)
     elif getattr(chosen, "runs_chains", False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -23,6 +24,15 @@ from phlogiston.posterior import Posterior
 
 _SUMMED_OUT = Needs(continuous="some", discrete="enumerable")
 _LARGEST_TABLE = 1_000_000
+
+
+def _insist_on_values_and_rng(proposal: Callable[..., Any]) -> None:
+    try:
+        inspect.signature(proposal).bind({}, None)
+    except TypeError as error:
+        found = f"a function of ({', '.join(inspect.signature(proposal).parameters)})"
+        fix = "def proposal(values, rng): return proposed, log_q_forth - log_q_back; or proposal=ph.Model(program)"
+        raise SettingError(problem("proposal", found=found, expected="one of (values, rng)", fix=fix)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +125,8 @@ class MH:
         if not isinstance(given, (Posterior, Model)) and not callable(given):
             found, expected = type(given).__name__, "a name, a posterior, a model or a function"
             raise SettingError(problem("proposal", found=found, expected=expected))
+        if not isinstance(given, (Posterior, Model)):
+            _insist_on_values_and_rng(given)
 
     def __call__(
         self,

@@ -203,9 +203,12 @@ def _without_model(task: Task) -> Callable[..., Task]:
 
 def _by_executor(tasks: Sequence[Task], executor: Executor, bar: Any, warmup: int) -> list[Result]:
     model = cloudpickle.dumps(tasks[0].model)
-    futures: dict[Future[bytes], Task] = {
-        executor.submit(_silent, model, cloudpickle.dumps(_without_model(task))): task for task in tasks
-    }
+    futures: dict[Future[bytes], Task] = {}
+    try:
+        for task in tasks:
+            futures[executor.submit(_silent, model, cloudpickle.dumps(_without_model(task)))] = task
+    except BrokenProcessPool as error:
+        raise WorkerDied("a worker of this executor ended earlier; write: a new ProcessPoolExecutor") from error
     processes = dict(getattr(executor, "_processes", None) or {})
     found: dict[int, Result] = {}
     try:
