@@ -62,10 +62,7 @@ def infer(
     model = model if isinstance(model, Model) else Model(model)
     chosen = method_of(method, settings)
     seed = secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
-    pool: Any = executor
-    if pool is not None and not isinstance(pool, Executor):
-        fix = "executor=concurrent.futures.ProcessPoolExecutor(2)"
-        raise TypeError(problem("executor", found=repr(pool), expected="a concurrent.futures.Executor", fix=fix))
+    _insist_on_an_executor(executor)
     if executor is None and resume_from is None:
         posterior = chosen(model, seed=seed, progress=progress)
     elif getattr(chosen, "runs_chains", False):
@@ -85,6 +82,12 @@ def infer(
         warn(f"{posterior.method}: " + " | ".join(lines), findings[0].category)
         posterior = replace(posterior, warnings=tuple(lines))
     return posterior
+
+
+def _insist_on_an_executor(given: Any) -> None:
+    if given is not None and not isinstance(given, Executor):
+        fix = "executor=concurrent.futures.ProcessPoolExecutor(2)"
+        raise TypeError(problem("executor", found=repr(given), expected="a concurrent.futures.Executor", fix=fix))
 
 
 def _plain(value: Any) -> Any:
