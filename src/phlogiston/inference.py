@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,16 +62,10 @@ def infer(
     model = model if isinstance(model, Model) else Model(model)
     chosen = method_of(method, settings)
     seed = secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
-    _insist_on_an_executor(executor)
-    if executor is None and resume_from is None:
-        posterior = chosen(model, seed=seed, progress=progress)
-    elif getattr(chosen, "runs_chains", False):
-        chains: Any = chosen
-        posterior = chains(model, seed=seed, progress=progress, executor=executor, resume_from=resume_from)
-    else:
-        given = "executor" if resume_from is None else "resume_from"
-        able = [name for name in registry.METHODS if getattr(registry.method_class(name), "runs_chains", False)]
-        raise TypeError(f"method {registry.name_of(chosen)!r} takes no {given}; methods that do: {', '.join(able)}")
+    more: dict[str, Any] = {"executor": executor, "resume_from": resume_from}
+    more = {name: value for name, value in more.items() if value is not None}
+    _insist_on_chains(chosen, more)
+    posterior = chosen(model, seed=seed, progress=progress, **more)
     names: list[str] = [field.name for field in dataclasses.fields(chosen)] if dataclasses.is_dataclass(chosen) else []
     if posterior.plan is None:  # else they are those of the method that was chosen
         posterior = replace(posterior, settings={name: _plain(getattr(chosen, name)) for name in names})
@@ -84,10 +78,16 @@ def infer(
     return posterior
 
 
-def _insist_on_an_executor(given: Any) -> None:
-    if given is not None and not isinstance(given, Executor):
+def _insist_on_chains(method: Method, given: Mapping[str, Any]) -> None:
+    """Refuse an executor, or draws to go on from, where nothing could use them."""
+    if given and not getattr(method, "runs_chains", False):
+        able = [name for name in registry.METHODS if getattr(registry.method_class(name), "runs_chains", False)]
+        name = registry.name_of(method)
+        raise TypeError(f"method {name!r} takes no {next(iter(given))}; methods that do: {', '.join(able)}")
+    executor = given.get("executor")
+    if executor is not None and not isinstance(executor, Executor):
         fix = "executor=concurrent.futures.ProcessPoolExecutor(2)"
-        raise TypeError(problem("executor", found=repr(given), expected="a concurrent.futures.Executor", fix=fix))
+        raise TypeError(problem("executor", found=repr(executor), expected="a concurrent.futures.Executor", fix=fix))
 
 
 def _plain(value: Any) -> Any:
