@@ -51,7 +51,7 @@ def same(a: ph.Posterior, b: ph.Posterior) -> bool:
     )
 
 
-@pytest.mark.parametrize("engine", ["graph", "compiled"])
+@pytest.mark.parametrize("engine", [pytest.param("graph", marks=pytest.mark.slow), "compiled"])
 @pytest.mark.parametrize("model", [ph.Model(correlated), MIXTURE], ids=["continuous", "discrete"])
 def test_two_runs_are_one_bit_for_bit_from_memory_and_from_disk(model: ph.Model, engine: str, tmp_path: Path) -> None:
     settings = {"num_warmup": 40, "engine": engine, "progress": False, "seed": 3}

@@ -252,7 +252,15 @@ def test_closed_forms_are_found_where_they_are_and_only_there(program: Any, expe
     assert len(plan) == len(expected)  # elements of a plate in parallel
 
 
-@pytest.mark.parametrize("program", [hierarchy, scale_of_effects, counts, regression])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(hierarchy, marks=pytest.mark.slow),
+        pytest.param(scale_of_effects, marks=pytest.mark.slow),
+        counts,
+        regression,
+    ],
+)
 def test_closed_forms_agree_with_nuts(program: Any) -> None:
     model = ph.Model(program)
     gibbs = ph.infer(model, ph.Gibbs(num_chains=16, num_samples=400, num_warmup=100), seed=1, progress=False)
@@ -264,6 +272,7 @@ def test_closed_forms_agree_with_nuts(program: Any) -> None:
         assert (np.abs(a.sd - b.sd) < 4 * np.hypot(a.sd_se, b.sd_se)).all()
 
 
+@pytest.mark.slow
 def test_blocks_of_continuous_latents_move_jointly() -> None:
     _, plan = plan_of(ph.Model(hierarchy), [["mu", "theta"], ["precision"]])
     assert [(move.sites, move.coordinates.shape, move.kind) for move in plan] == [
@@ -330,7 +339,7 @@ def same(a: ph.Posterior, b: ph.Posterior) -> bool:
     )
 
 
-@pytest.mark.parametrize("engine", ["graph", "compiled"])
+@pytest.mark.parametrize("engine", [pytest.param("graph", marks=pytest.mark.slow), "compiled"])
 def test_two_runs_are_one_bit_for_bit_from_memory_and_from_disk(engine: str, tmp_path: Path) -> None:
     model = ph.Model(everything)
     settings = {"num_warmup": 40, "engine": engine, "progress": False, "seed": 3}

@@ -268,7 +268,7 @@ each_kind = pytest.mark.parametrize(("program", "proposal"), KINDS, ids=["summed
 
 
 @each_kind
-@pytest.mark.parametrize("engine", ["graph", "compiled"])
+@pytest.mark.parametrize("engine", [pytest.param("graph", marks=pytest.mark.slow), "compiled"])
 def test_two_runs_are_one_bit_for_bit_from_memory_and_from_disk(
     program: Any, proposal: Any, engine: str, tmp_path: Path
 ) -> None:
