@@ -1,15 +1,55 @@
-"""What pictures and groups both read of a posterior, so that neither needs to import it."""
+"""What pictures, groups, checks and pages read of a run, so that none needs to import what it made."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from phlogiston.model import Model
 
 Draws = Mapping[str, torch.Tensor]
+
+
+class Run(Protocol):
+    """What is known of any run, whatever it made (a ``Posterior``, a ``Fitted``)."""
+
+    @property
+    def model(self) -> Model | None:
+        """Of what, if it is known."""
+
+    @property
+    def method(self) -> str:
+        """The method's, or the trainer's, name."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Of the method."""
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Numbers about the run."""
+
+    @property
+    def stop_reason(self) -> str:
+        """Why it ended."""
+
+    @property
+    def seed(self) -> int | None:
+        """Of every random number."""
+
+    @property
+    def seconds(self) -> float:
+        """That it took."""
+
+    @property
+    def engine(self) -> str:
+        """The tier that ran."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was warned of."""
 
 
 class Drawn(Protocol):

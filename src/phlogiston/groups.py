@@ -14,39 +14,19 @@ import xarray as xr
 
 from phlogiston import arviz_edge
 from phlogiston.diagnostics import systematic_resample
-from phlogiston.drawn import Drawn, Draws
+from phlogiston.drawn import Drawn, Draws, Run
 from phlogiston.engine.isolate import generator
 from phlogiston.errors import UnknownName, did_you_mean
 from phlogiston.estimate import Estimate
 from phlogiston.plan import Plan
 
 
-class HasDraws(Drawn, Protocol):
+class HasDraws(Drawn, Run, Protocol):
     """What the groups are made from (a ``Posterior``)."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """The method's settings."""
 
     @property
     def log_evidence(self) -> Estimate | None:
         """With its error."""
-
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """Numbers about the run."""
-
-    @property
-    def seconds(self) -> float:
-        """Of the run."""
-
-    @property
-    def engine(self) -> str:
-        """The tier that ran."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What was warned of."""
 
     @property
     def interrupted(self) -> bool:
@@ -55,10 +35,6 @@ class HasDraws(Drawn, Protocol):
     @property
     def state(self) -> Mapping[str, np.ndarray]:
         """Of the chains' samplers."""
-
-    @property
-    def stop_reason(self) -> str:
-        """Why an optimisation ended."""
 
     @property
     def plan(self) -> Plan | None:

@@ -28,7 +28,7 @@ from phlogiston.diagnostics import (
     skipped,
     stuck,
 )
-from phlogiston.drawn import Drawn
+from phlogiston.drawn import Drawn, Run
 from phlogiston.engine import Target, centred_sites
 from phlogiston.engine.isolate import generator, spawn
 from phlogiston.errors import ModelError
@@ -45,16 +45,8 @@ PRIOR_DRAWS = 4_000
 _SEEN = 16  # components of a site that tell whether a chain moves
 
 
-class Judged(Drawn, Protocol):
+class Judged(Drawn, Run, Protocol):
     """What is judged (a ``Posterior``)."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """The method's settings."""
-
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """Numbers about the run."""
 
     @property
     def weights(self) -> torch.Tensor | None:
@@ -67,10 +59,6 @@ class Judged(Drawn, Protocol):
     @property
     def converged(self) -> bool | None:
         """Whether an optimisation met its rule for stopping; None where there was none."""
-
-    @property
-    def stop_reason(self) -> str:
-        """Why it ended."""
 
     @property
     def gap(self) -> Estimate | None:

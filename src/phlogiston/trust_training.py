@@ -24,6 +24,7 @@ from phlogiston.diagnostics import (
     failed,
     skipped,
 )
+from phlogiston.drawn import Run
 from phlogiston.engine.isolate import generator, spawn
 from phlogiston.errors import PhlogistonWarning, UnsupportedModel
 from phlogiston.model import Model
@@ -31,7 +32,7 @@ from phlogiston.model import Model
 Array = NDArray[Any]
 
 
-class Trained(Protocol):
+class Trained(Run, Protocol):
     """A training that is judged (a ``Fitted``)."""
 
     @property
@@ -43,14 +44,6 @@ class Trained(Protocol):
         """An amortised guide, or None."""
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        """The trainer's settings."""
-
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """Numbers about the run."""
-
-    @property
     def interrupted(self) -> bool:
         """Whether it was stopped by hand."""
 
@@ -59,24 +52,12 @@ class Trained(Protocol):
         """Whether the trainer's rule for stopping was met."""
 
     @property
-    def stop_reason(self) -> str:
-        """Why training ended."""
-
-    @property
     def history(self) -> Mapping[str, Array]:
         """Curves."""
 
     @property
     def state(self) -> Mapping[str, Any]:
         """All that training needs to go on."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What was warned of."""
-
-    @property
-    def seed(self) -> int | None:
-        """Of the run."""
 
     def simulate(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, torch.Tensor]:
         """Draw every site."""

@@ -36,7 +36,6 @@ def write_generators(
         title=" and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names),
         subtitle="Generators of the same data, judged by the same measures on data that they were not trained on.",
         sections=sections,
-        footer="Written by phlogiston. This page is one file: it fetches nothing and runs no scripts.",
     )
     return write(page, path)
 

@@ -116,7 +116,6 @@ def write_agreement(found: Agreed, path: str | Path, *, command: str = "") -> Pa
         title=f"{program} by {len(names)} methods",
         subtitle=f"{found.verdict[:1].upper()}{found.verdict[1:]}.",
         sections=[section for section in _sections(found, command) if section.blocks],
-        footer="Written by phlogiston. This page is one file: it fetches nothing and runs no scripts.",
     )
     return write(page, path)
 
@@ -165,17 +164,7 @@ def _sections(found: Agreed, command: str) -> Iterator[Section]:
     yield Section("Pairs of methods", [_pairs(found)])
     yield Section("Means and spreads", [_moments(found)])
     for name, post in found.posteriors.items():
-        facts = reproducibility(
-            verb="infer",
-            method=post.method,
-            settings=post.settings,
-            seed=post.seed,
-            seconds=post.seconds,
-            engine=post.engine,
-            model=model,
-            command=command,
-            warnings=post.warnings,
-        )
+        facts = reproducibility(post, verb="infer", command=command)
         yield Section(f"Reproducibility of {name}", facts.blocks)
 
 

@@ -7,12 +7,12 @@ import importlib.metadata
 import inspect
 import platform
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
+from phlogiston.drawn import Run
 from phlogiston.model import Model
 from phlogiston.report.page import Block, Code, Section, Table
 
@@ -20,69 +20,30 @@ _PACKAGES = ("phlogiston", "torch", "pyro-ppl", "numpy", "arviz", "xarray", "mat
 _LONGEST_SOURCE = 200
 
 
-class Run(Protocol):
-    """What a page says of any run, whatever it made."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """The method's, or the trainer's."""
-
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """Numbers about the run."""
-
-    @property
-    def stop_reason(self) -> str:
-        """Why it ended."""
-
-    @property
-    def seconds(self) -> float:
-        """Of the run."""
-
-    @property
-    def engine(self) -> str:
-        """The tier that ran."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What was warned of."""
-
-
-def reproducibility(
-    *,
-    verb: str,
-    method: str,
-    settings: Mapping[str, Any],
-    seed: int | None,
-    seconds: float,
-    engine: str,
-    model: Model | None,
-    command: str,
-    warnings: Sequence[str],
-) -> Section:
+def reproducibility(run: Run, *, verb: str, command: str) -> Section:
     """The section that a reader needs to get the same numbers."""
-    given = ", ".join(f"{name}={_short(value)}" for name, value in settings.items())
-    call = command or f'ph.{verb}(model, "{method}"{", " + given if given else ""}, seed={seed})'
+    given = ", ".join(f"{name}={_short(value)}" for name, value in run.settings.items())
+    call = command or f'ph.{verb}(model, "{run.method}"{", " + given if given else ""}, seed={run.seed})'
     rows = [
-        ["method", method],
-        ["seed", str(seed)],
-        ["seconds", f"{seconds:.2f}"],
-        ["engine", engine or "not recorded"],
+        ["method", run.method],
+        ["seed", str(run.seed)],
+        ["seconds", f"{run.seconds:.2f}"],
+        ["engine", run.engine or "not recorded"],
         ["Python", platform.python_version()],
         *([name, version] for name in _PACKAGES if (version := _version(name))),
         ["platform", platform.platform()],
         ["threads", str(torch.get_num_threads())],
-        *_fingerprints(model),
+        *_fingerprints(run.model),
     ]
-    settings_rows = [[name, _short(value)] for name, value in settings.items()]
+    settings_rows = [[name, _short(value)] for name, value in run.settings.items()]
     blocks: list[Block] = [Code(textwrap.fill(call, 100, subsequent_indent="    ", break_long_words=False))]
     blocks.append(Table(("fact", "value"), rows, numbers=False))
     if settings_rows:
         blocks.append(Table(("setting", "value"), settings_rows, numbers=False))
-    if source := _source(model):
+    if source := _source(run.model):
         blocks.append(Code(source, "The program"))
-    if warnings:
-        blocks.append(Code("\n".join(warnings), "Warnings of the run"))
+    if run.warnings:
+        blocks.append(Code("\n".join(run.warnings), "Warnings of the run"))
     return Section("Reproducibility", blocks)
 
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from phlogiston.checking import STATISTICS
 from phlogiston.diagnostics import Report
+from phlogiston.drawn import Run
 from phlogiston.errors import PhlogistonWarning, UnsupportedModel
 from phlogiston.plots import DoesNotApply, bounds
 from phlogiston.report import images
-from phlogiston.report.facts import Run, reproducibility
+from phlogiston.report.facts import reproducibility
 from phlogiston.report.film import sheet
 from phlogiston.report.of_posterior import model_section
 from phlogiston.report.page import Block, Section, Table, Text, page_of, picture, write
@@ -24,7 +25,6 @@ from phlogiston.report.page import Block, Section, Table, Text, page_of, picture
 if TYPE_CHECKING:
     from phlogiston.model import Model
 
-_ENCODED = 1000
 _SHOWN = 10
 _DRAWS = 16
 _ROWS = 20
@@ -65,20 +65,12 @@ class Trained(Run, Protocol):
         """With its learned parameters."""
 
     @property
-    def method(self) -> str:
-        """The trainer's name."""
-
-    @property
     def history(self) -> Mapping[str, NDArray[Any]]:
         """Curves."""
 
     @property
     def state(self) -> Mapping[str, Any]:
         """All that training needs to go on."""
-
-    @property
-    def seed(self) -> int | None:
-        """Of the run."""
 
     @property
     def params(self) -> Mapping[str, torch.Tensor]:
@@ -105,7 +97,6 @@ def write_fitted(fitted: Trained, path: str | Path, *, command: str = "") -> Pat
         title=f"{fitted.model.name} trained by {fitted.method}",
         subtitle=f"{count:,} parameters, seed {fitted.seed}, {fitted.seconds:.1f} s: {fitted.stop_reason}.",
         sections=[section for section in _sections(fitted, command) if section.blocks],
-        footer="Written by phlogiston. This page is one file: it fetches nothing and runs no scripts.",
     )
     return write(page, path)
 
@@ -115,17 +106,7 @@ def _sections(fitted: Trained, command: str) -> Iterator[Section]:
     yield Section("Latents", [*_latents(fitted)])
     yield Section("Training", [*_training(fitted)])
     yield model_section(fitted.model)
-    yield reproducibility(
-        verb="train",
-        method=fitted.method,
-        settings=fitted.settings,
-        seed=fitted.seed,
-        seconds=fitted.seconds,
-        engine=fitted.engine,
-        model=fitted.model,
-        command=command,
-        warnings=fitted.warnings,
-    )
+    yield reproducibility(fitted, verb="train", command=command)
 
 
 def _training(fitted: Trained) -> Iterator[Block]:

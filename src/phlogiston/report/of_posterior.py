@@ -13,13 +13,13 @@ from phlogiston import tables
 from phlogiston.checking import STATISTICS, LooPit, compare
 from phlogiston.decomposition import Decomposition
 from phlogiston.diagnostics import Loo, Report
-from phlogiston.drawn import Drawn
+from phlogiston.drawn import Drawn, Run
 from phlogiston.engine import parents_of
 from phlogiston.errors import ModelError
 from phlogiston.estimate import Estimate
 from phlogiston.plan import Plan
 from phlogiston.plots import DoesNotApply, Plots
-from phlogiston.report.facts import Run, reproducibility
+from phlogiston.report.facts import reproducibility
 from phlogiston.report.graph import MOST_SITES, draw
 from phlogiston.report.page import Block, Code, Markup, Section, Table, Text, page_of, picture, write
 
@@ -94,7 +94,6 @@ def write_posterior(posterior: Reported, path: str | Path, *, command: str = "")
         title=f"{name} by {posterior.method}",
         subtitle=f"{size}, seed {posterior.seed}, {posterior.seconds:.1f} s. Whether to believe it, and why.",
         sections=[section for section in _sections(posterior, command) if section.blocks],
-        footer="Written by phlogiston. This page is one file: it fetches nothing and runs no scripts.",
     )
     return write(page, path)
 
@@ -115,17 +114,7 @@ def _sections(posterior: Reported, command: str) -> Iterator[Section]:
         yield Section("Leaving out each observation", [*_pointwise(posterior, posterior.model)])
     if posterior.log_evidence is not None:
         yield Section("Evidence", [*_evidence(posterior)])
-    yield reproducibility(
-        verb="infer",
-        method=posterior.method,
-        settings=posterior.settings,
-        seed=posterior.seed,
-        seconds=posterior.seconds,
-        engine=posterior.engine,
-        model=posterior.model,
-        command=command,
-        warnings=posterior.warnings,
-    )
+    yield reproducibility(posterior, verb="infer", command=command)
 
 
 _TRACE = "Each chain's density, and its draws in order: alike and without trend where the chains have settled."
