@@ -10,8 +10,9 @@ import torch
 
 from phlogiston.adversarial.critics import Critic
 from phlogiston.adversarial.losses import Loss
-from phlogiston.engine.generating import PARAM, Generator
+from phlogiston.engine.generating import Generator
 from phlogiston.engine.graph import Graph
+from phlogiston.engine.learning import PARAM
 
 Tensors = tuple[torch.Tensor, ...]
 RECORD = ("critic_loss", "critic_norm", "right_data", "right_draws", "right_pairs", "mean_data", "mean_draws", "brier")

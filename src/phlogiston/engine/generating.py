@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
 import torch
 
 from phlogiston.engine.elements import AtRows
 from phlogiston.engine.graph import Graph, trace_single
-from phlogiston.engine.handlers import Message, Missing, is_data
+from phlogiston.engine.handlers import Message, is_data
 from phlogiston.engine.isolate import isolated
+from phlogiston.engine.learning import PARAM
 from phlogiston.engine.minibatch import Learned, learned_parameters
 from phlogiston.engine.plates import axis_of
-from phlogiston.engine.sites import Bound, Plate, Site, Structure, run
+from phlogiston.engine.sites import Bound, Plate, Site, Structure, rebound, run
 from phlogiston.errors import UnsupportedModel, problem
 
-PARAM = "param/"
 Values = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class _Without:
-    """A bound program with one observation taken back."""
-
-    program: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    observed: Mapping[str, torch.Tensor]
-    missing: Mapping[str, Missing]
-    parameters: Mapping[str, torch.Tensor]
 
 
 class Generator:
@@ -60,7 +48,7 @@ class Generator:
     ) -> None:
         self.site, self.plate, self.conditions, self.dtype = site, plate, conditions, dtype
         others = {name: value for name, value in bound.observed.items() if name != site.name}
-        self._bound = _Without(bound.program, bound.args, bound.kwargs, others, bound.missing, bound.parameters)
+        self._bound = rebound(bound, others)
         kept = {name: value for name, value in structure.observations.items() if name != site.name}
         sites = tuple(replace(s, role="latent") if s.name == site.name else s for s in structure.sites)
         self._structure = replace(structure, observations=kept, sites=sites)

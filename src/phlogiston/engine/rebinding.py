@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from phlogiston.engine.batched import Traces
-from phlogiston.engine.handlers import Missing
 from phlogiston.engine.interpret import Interpreter, Values
-from phlogiston.engine.sites import Bound, Structure
+from phlogiston.engine.sites import Bound, Structure, rebound
 
 _DATA = "data/"
-
-
-@dataclass(frozen=True)
-class _Rebound:
-    program: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    observed: Mapping[str, torch.Tensor]
-    missing: Mapping[str, Missing]
-    parameters: Mapping[str, torch.Tensor]
 
 
 def keyed(data: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Values:
@@ -37,9 +25,8 @@ def given(interpreter: Interpreter, values: Values) -> tuple[Interpreter, Values
     data = {key.removeprefix(_DATA): value for key, value in values.items() if key.startswith(_DATA)}
     if not data:
         return interpreter, values
-    bound, observed = interpreter.bound, {**interpreter.bound.observed, **data}
-    rebound = _Rebound(bound.program, bound.args, bound.kwargs, observed, bound.missing, bound.parameters)
-    return Interpreter(rebound, interpreter.structure), {k: v for k, v in values.items() if not k.startswith(_DATA)}
+    bound = rebound(interpreter.bound, {**interpreter.bound.observed, **data})
+    return Interpreter(bound, interpreter.structure), {k: v for k, v in values.items() if not k.startswith(_DATA)}
 
 
 class Family:

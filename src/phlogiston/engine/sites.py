@@ -51,6 +51,21 @@ class Bound(Protocol):
 
 
 @dataclass(frozen=True)
+class _Rebound:
+    program: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    observed: Mapping[str, torch.Tensor]
+    missing: Mapping[str, handlers.Missing]
+    parameters: Mapping[str, torch.Tensor]
+
+
+def rebound(bound: Bound, observed: Mapping[str, torch.Tensor]) -> Bound:
+    """The same program on the same inputs before other observations."""
+    return _Rebound(bound.program, bound.args, bound.kwargs, observed, bound.missing, bound.parameters)
+
+
+@dataclass(frozen=True)
 class Plate:
     """A named batch of conditionally independent sites; ``dim`` counts batch dimensions from the right."""
 
