@@ -62,7 +62,7 @@ def infer(
     model = model if isinstance(model, Model) else Model(model)
     chosen = method_of(method, settings)
     seed = secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
-    more: dict[str, Any] = {"executor": executor, "resume_from": resume_from}
+    more: dict[str, Any] = {"resume_from": resume_from, "executor": executor}
     more = {name: value for name, value in more.items() if value is not None}
     _insist_on_chains(chosen, more)
     posterior = chosen(model, seed=seed, progress=progress, **more)

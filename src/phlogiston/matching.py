@@ -25,11 +25,12 @@ def mismatch(model: Model, posterior: Posterior, label: str) -> str:
             return f"no site {site.name!r}"
         if (shape := tuple(posterior.draws[site.name].shape[2:])) != site.shape:
             return f"site {site.name!r} of shape {shape}, not {site.shape}"
-    if posterior.model is not None and (difference := different_data(model, posterior.model, "model", label)):
+    own = None if posterior.model is model else posterior.model
+    if own is not None and (difference := different_data(model, own, "model", label)):
         return difference
     few = {site.name: posterior.samples()[site.name][:_COMPARED] for site in model.structure.of("latent")}
     ours = model.target("loop").log_joint(few)
-    theirs = ours if posterior.model is None else posterior.model.target("loop").log_joint(few)
+    theirs = ours if own is None else own.target("loop").log_joint(few)
     possible = not posterior.is_chain or bool(torch.isfinite(ours).all())  # a particle may have no weight
     if not (possible and torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6, equal_nan=True)):
         return "draws to which the model gives another density"

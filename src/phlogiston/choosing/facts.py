@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from phlogiston.engine import Centred
 
-COUNTS_AS_BIG = 1_000_000.0
-
 
 @dataclass(frozen=True)
 class Pilot:
