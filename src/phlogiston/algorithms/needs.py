@@ -160,13 +160,15 @@ def fraction(**settings: Any) -> None:
 
 def whole(**settings: Any) -> None:
     """Refuse settings that are not integers from zero on."""
-    for name, value in settings.items():
-        if not _is_number(value) or not isinstance(value, Integral) or value < 0:
-            raise SettingError(problem(name, found=repr(value), expected="an integer, zero or above"))
+    _integers(0, "an integer, zero or above", settings)
 
 
 def positive_int(**settings: Any) -> None:
     """Refuse settings that are not positive integers."""
+    _integers(1, "an integer above zero", settings)
+
+
+def _integers(least: int, expected: str, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
-        if not _is_number(value) or not isinstance(value, Integral) or value < 1:
-            raise SettingError(problem(name, found=repr(value), expected="an integer above zero"))
+        if not _is_number(value) or not isinstance(value, Integral) or value < least:
+            raise SettingError(problem(name, found=repr(value), expected=expected))

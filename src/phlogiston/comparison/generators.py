@@ -19,7 +19,7 @@ from phlogiston.diagnostics import Report
 from phlogiston.diagnostics.coverage import check_coverage
 from phlogiston.diagnostics.images import sharpness
 from phlogiston.divergence import C2st, Fidelity, c2st, fidelity, frechet, kid
-from phlogiston.divergence.points import FEWEST, Features, some
+from phlogiston.divergence.points import FEWEST, Features, array_of, some
 from phlogiston.engine.isolate import as_int, generator, spawn
 from phlogiston.errors import ModelError, SettingError, UnknownName, WeightWarning, did_you_mean, problem
 from phlogiston.estimate import Estimate
@@ -220,7 +220,7 @@ def compare_generators(
         >>> bool(found.judgements["narrow"].c2st.accuracy.value > found.judgements["good"].c2st.accuracy.value)
         True
     """
-    real = _rows(data)
+    real = array_of(data)
     entries, judge = _entries(generators, real, other_data), _Judge(real, features, classify)
     found = {}
     for (name, given), own in zip(entries.items(), spawn(seed, len(entries)), strict=True):
@@ -238,7 +238,7 @@ def _entries(generators: Any, real: Array, other_data: Any) -> dict[str, Any]:
         raise SettingError(problem("compare_generators", found=repr(generators)[:60], expected=expected))
     if len(real) < FEWEST:
         raise SettingError(problem("data", found=f"{len(real)} rows", expected=f"at least {FEWEST}"))
-    return {**generators, **({} if other_data is None else {DATA: _rows(other_data)})}
+    return {**generators, **({} if other_data is None else {DATA: array_of(other_data)})}
 
 
 class _Judge:
@@ -276,10 +276,6 @@ class _Judge:
         return np.bincount(scores.argmax(-1).numpy(), minlength=scores.shape[-1])
 
 
-def _rows(given: Any) -> Array:
-    return np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given, dtype=float)
-
-
 def _draws(
     name: str, given: Any, site: str, real: Array, seed: np.random.SeedSequence, postprocess: Callable[..., Any] | None
 ) -> Array:
@@ -289,12 +285,12 @@ def _draws(
         if site not in made:
             raise UnknownName(f"compare_generators: {name!r} generates no site {site!r}; {did_you_mean(site, made)}")
         given = made[site]
-    draws = _rows(given)
+    draws = array_of(given)
     if draws.shape[1:] != real.shape[1:]:
         found = f"draws of shape {draws.shape[1:]} beside data of shape {real.shape[1:]}"
         raise ModelError(problem(f"compare_generators: {name!r}", found=found, expected="one shape"))
     draws = some(draws, len(real), generator(seed))
-    return draws if postprocess is None or name == DATA else _rows(postprocess(torch.from_numpy(draws)))
+    return draws if postprocess is None or name == DATA else array_of(postprocess(torch.from_numpy(draws)))
 
 
 def _from(model: Model) -> Callable[..., dict[str, torch.Tensor]]:

@@ -31,7 +31,7 @@ def two_samples(verb: str, x: Any, y: Any, features: Features | None = None) -> 
     Raises:
         ValueError: points differ in shape, are not finite, or are fewer than eight; or their features are so.
     """
-    arrays = [_checked(f"{verb}({name})", _array(given)) for name, given in (("x", x), ("y", y))]
+    arrays = [_checked(f"{verb}({name})", array_of(given)) for name, given in (("x", x), ("y", y))]
     if arrays[0].shape[1:] != arrays[1].shape[1:]:
         found = f"points of shape {arrays[0].shape[1:]} and {arrays[1].shape[1:]}"
         raise ValueError(problem(verb, found=found, expected="points of one shape"))
@@ -40,7 +40,8 @@ def two_samples(verb: str, x: Any, y: Any, features: Features | None = None) -> 
     return arrays[0].reshape(len(arrays[0]), -1), arrays[1].reshape(len(arrays[1]), -1)
 
 
-def _array(given: Any) -> Array:
+def array_of(given: Any) -> Array:
+    """Points as numbers."""
     return np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given, dtype=float)
 
 
@@ -59,7 +60,7 @@ def _mapped(features: Features, points: Array) -> Array:
     found = []
     with torch.no_grad():
         for chunk in torch.split(torch.from_numpy(points).to(torch.get_default_dtype()), _AT_ONCE):
-            made = _array(features(chunk))
+            made = array_of(features(chunk))
             if made.ndim == 0 or len(made) != len(chunk):
                 shown = f"shape {made.shape} for {len(chunk)} points"
                 raise ValueError(problem("features", found=shown, expected="one row for each point"))
