@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mcmc_peers import report
+from results import replace_block
 from torch import nn
 from torch.nn.functional import leaky_relu, softplus
 
@@ -336,7 +336,7 @@ def main() -> None:
     if chosen.update:
         intro = __doc__.split("\n\n")[1].replace("\n", " ")
         text = "\n".join(["## Learning by comparison", "", intro, "", *lines]).rstrip()
-        report.replace_block(HERE / "RESULTS.md", BEGIN, END, text)
+        replace_block(HERE / "RESULTS.md", BEGIN, END, text)
 
 
 if __name__ == "__main__":

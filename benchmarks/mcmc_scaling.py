@@ -21,6 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from mcmc_peers import report
+from results import replace_block
 
 import phlogiston as ph
 
@@ -103,7 +104,7 @@ def main() -> None:
     print(f"figure: {FIGURE}")
     if chosen.update:
         text = f"## One gradient, many chains\n\n{report.machine()}.\n\n{table}\n\n![scaling](figures/{FIGURE.name})"
-        report.replace_block(HERE / "RESULTS.md", BEGIN, END, text)
+        replace_block(HERE / "RESULTS.md", BEGIN, END, text)
 
 
 if __name__ == "__main__":

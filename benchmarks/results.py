@@ -43,9 +43,12 @@ class Kept:
 def insert(mark: str, command: str, lines: list[str]) -> None:
     """Put lines into their section of RESULTS.md, which is added at its end where there is none."""
     begin, end = f"<!-- {mark}: written by {command} --update -->", f"<!-- end of {mark} -->"
-    text = RESULTS.read_text(encoding="utf-8")
-    if begin not in text:
-        text = f"{text.rstrip()}\n\n{begin}\n{end}\n"
-    before, rest = text.split(begin, 1)
-    after = rest.split(end, 1)[1]
-    RESULTS.write_text(f"{before}{begin}\n" + "\n".join(lines) + f"\n{end}{after}", encoding="utf-8")
+    replace_block(RESULTS, begin, end, "\n".join(lines))
+
+
+def replace_block(path: Path, begin: str, end: str, content: str) -> None:
+    """Write between two markers; a file without them gets them at its end."""
+    text = path.read_text() if path.is_file() else "# Results of the benchmarks\n"
+    before, begun, rest = text.partition(begin)
+    after = rest.partition(end)[2] if begun else "\n"
+    path.write_text(f"{before if begun else before.rstrip() + chr(10) * 2}{begin}\n{content}\n{end}{after}")

@@ -11,6 +11,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from results import replace_block
+
 from mcmc_peers.measure import Result, distance
 from mcmc_peers.peers import OURS, PEERS
 from mcmc_peers.targets import TARGETS
@@ -162,11 +164,3 @@ def update(path: Path, sections: list[Section]) -> None:
         for found in here:
             lines += [table(found), ""]
     replace_block(path, BEGIN, END, "\n".join(lines))
-
-
-def replace_block(path: Path, begin: str, end: str, content: str) -> None:
-    """Write between two markers; a file without them gets them at its end."""
-    text = path.read_text() if path.is_file() else "# Results of the benchmarks\n"
-    before, begun, rest = text.partition(begin)
-    after = rest.partition(end)[2] if begun else "\n"
-    path.write_text(f"{before if begun else before.rstrip() + chr(10) * 2}{begin}\n{content}\n{end}{after}")
