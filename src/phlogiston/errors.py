@@ -69,6 +69,10 @@ class AmortisationWarning(PhlogistonWarning):
     """An amortised guide cannot reach the posterior, or its latents carry nothing of the data."""
 
 
+class DeviceWarning(PhlogistonWarning):
+    """A device was asked for that takes longer than the CPU."""
+
+
 class ShapeWarning(PhlogistonWarning):
     """A site is batched without a plate."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from phlogiston.adversarial.alarms import Alarm
 from phlogiston.adversarial.players import RECORD, Players
 from phlogiston.engine.batched import Tier
+from phlogiston.engine.devices import CPU
 from phlogiston.engine.isolate import generator
 from phlogiston.engine.updates import Moving, Rule, Step, make_update
 
@@ -146,6 +147,11 @@ class Standing:
             frames=tuple((step, draws) for step, draws in state["frames"]),
         )
 
+    def to(self, device: torch.device) -> Standing:
+        """The same numbers on a device; the same tensors where they are there already."""
+        mean = tuple(value.to(device) for value in self.mean)
+        return replace(self, critic=self.critic.to(device), generator=self.generator.to(device), mean=mean)
+
     def copied(self) -> Standing:
         """The same numbers in tensors of their own."""
         mean = tuple(value.clone() for value in self.mean)
@@ -186,13 +192,15 @@ def play(
     *,
     tier: Tier,
     progress: bool,
+    device: torch.device = CPU,
     after_window: Callable[[Standing], Standing],
 ) -> Standing:
     """Play until ``num_steps`` are done, a number is not finite, a watcher stops it, or Ctrl-C.
 
-    A window that meets a number that is not finite, or is interrupted, is undone.
+    A window that meets a number that is not finite, or is interrupted, is undone. What ``after_window`` sees, and what
+    is returned, is on the CPU.
     """
-    at = replace(start.copied(), stop_reason="", converged=False, interrupted=False)
+    at = replace(start.to(device).copied(), stop_reason="", converged=False, interrupted=False)
     batches = Batches(plan, seed)
     steps = _steps(players, plan, batches[0], at, tier)
     at = replace(at, engine=steps.engine)
@@ -208,13 +216,15 @@ def play(
             at = _judged(at, before, records)
             bar.update(len(records))
             if not at.stop_reason:
-                at = after_window(at)
+                seen = after_window(at.to(CPU))
+                at = replace(seen, critic=at.critic, generator=at.generator, mean=at.mean)
             bar.set_postfix_str(_said(at, records), refresh=False)
+    at = at.to(CPU)
     return at if at.stop_reason else replace(at, stop_reason=f"all {plan.num_steps} steps were done")
 
 
 def _steps(players: Players, plan: Plan, index: torch.Tensor, at: Standing, tier: Tier) -> _Steps:
-    feed = players.feed(generator(0), index, plan.jitter).tensors
+    feed = tuple(value.to(at.generator.device) for value in players.feed(generator(0), index, plan.jitter).tensors)
     calls = plan.num_steps - at.step
     engine, critic = make_update(
         players.critic_gradient, plan.critic_rule, at.critic, (*feed, *at.generator.params), tier=tier, calls=calls
@@ -235,20 +245,41 @@ def _window(
 ) -> Array:
     """Some steps, ``[steps, NAMES]``; parameters are overwritten."""
     records = []
-    for step in range(at.step, min(at.step + WINDOW - at.step % WINDOW, plan.num_steps)):
-        rng, share = generator(_child(seed, 1, step)), plan.share(step)
-        for k in range(plan.critic_steps):
-            index = batches[step * plan.critic_steps + k]
-            feed = players.feed(rng, index, plan.noise(step))
-            first = steps.critic(at.critic, plan.critic_rate * share, (*feed.tensors, *at.generator.params)).clone()
+    numbers = range(at.step, min(at.step + WINDOW - at.step % WINDOW, plan.num_steps))
+    feeds = _feeds(players, plan, seed, batches, numbers)
+    for step, given in zip(numbers, _there(feeds, at.generator.device), strict=True):
+        share = plan.share(step)
+        for feed in given[:-1]:
+            first = steps.critic(at.critic, plan.critic_rate * share, (*feed, *at.generator.params)).clone()
             if plan.clip is not None:
                 torch._foreach_clamp_max_(list(at.critic.params), plan.clip)
                 torch._foreach_clamp_min_(list(at.critic.params), -plan.clip)
-        feed = players.feed(rng, index, plan.noise(step))
-        second = steps.generator(at.generator, plan.generator_rate * share, (*feed.tensors, *at.critic.params))
+        second = steps.generator(at.generator, plan.generator_rate * share, (*given[-1], *at.critic.params))
         torch._foreach_lerp_(list(at.mean), list(at.generator.params), 1.0 - plan.decay(step))
         records.append(torch.cat([first, second]))
-    return torch.stack(records).double().numpy()
+    return torch.stack(records).double().cpu().numpy()
+
+
+def _feeds(
+    players: Players, plan: Plan, seed: np.random.SeedSequence, batches: Batches, numbers: range
+) -> Iterator[list[Tensors]]:
+    """What each step takes: one feed for every step of the critic, and the last for that of the generator."""
+    for step in numbers:
+        rng, first = generator(_child(seed, 1, step)), step * plan.critic_steps
+        rows = [batches[first + k] for k in range(plan.critic_steps)]
+        yield [players.feed(rng, index, plan.noise(step)).tensors for index in (*rows, rows[-1])]
+
+
+def _there(feeds: Iterator[list[Tensors]], device: torch.device) -> Iterator[list[Tensors]]:
+    """The same on a device, in one copy for each kind of input: many small ones would take longer than the steps."""
+    if device == CPU:
+        yield from feeds
+        return
+    kept = list(feeds)
+    together = [torch.stack(kind).to(device) for kind in zip(*(feed for step in kept for feed in step), strict=True)]
+    flat = zip(*(kind.unbind() for kind in together), strict=True)
+    for step in kept:
+        yield [next(flat) for _ in step]
 
 
 def _said(at: Standing, records: Array) -> str:

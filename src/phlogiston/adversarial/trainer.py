@@ -17,6 +17,7 @@ from phlogiston.adversarial.losses import LOSSES
 from phlogiston.adversarial.players import Players, Regularisers
 from phlogiston.adversarial.watching import Schedule, Watch, split
 from phlogiston.algorithms.needs import one_of, positive, positive_int, whole
+from phlogiston.engine import devices
 from phlogiston.engine.batched import Tier
 from phlogiston.engine.isolate import as_int, seed_sequence, spawn
 from phlogiston.engine.updates import Moving, Rule
@@ -72,6 +73,8 @@ class Adversarial:
         site: the site that is compared, where more than one was observed.
         precision: "float32", "float64" or "bfloat16" (networks compute in it, parameters stay float32).
         engine: "auto" compiles where there are many steps; "compiled", "graph" and "loop" insist.
+        device: where steps run: "cpu", "cuda", "cuda:1", or "auto", the first GPU where there is one and a step has
+            work enough for it. Data and players are moved; random numbers are drawn on the CPU, where results are too.
 
     Raises:
         ModelError: data that are not finite or out of the output's range, or a critic with another output.
@@ -121,6 +124,7 @@ class Adversarial:
     site: str | None = None
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
     engine: Tier = "auto"
+    device: str = "cpu"
 
     paper: ClassVar[str] = "Goodfellow et al. 2014; Huang et al. 2024"
 
@@ -128,6 +132,7 @@ class Adversarial:
         one_of(tuple(LOSSES), loss=self.loss)
         one_of(("float32", "float64", "bfloat16"), precision=self.precision)
         one_of(("auto", "compiled", "graph", "loop"), engine=self.engine)
+        devices.check(self.device)
         positive_int(
             num_steps=self.num_steps,
             critic_steps=self.critic_steps,
@@ -174,27 +179,11 @@ class Adversarial:
         training, held_out = split(len(table.data), self.batch_size, watching)
         plan = self._plan(training)
         critic = self._critic(table, as_int(making))
-        jitters = self.instance_noise > 0.0
-        graph = table.generator.traced(self.batch_size)
-        players = Players(
-            table.generator,
-            critic,
-            LOSSES[self.loss],
-            Regularisers(
-                r1=self.r1,
-                r2=self.r2,
-                gradient_penalty=self.gradient_penalty,
-                unit=critic.standard.scale,
-                smooth=self.label_smoothing,
-                half=self.precision == "bfloat16",
-            ),
-            table.data,
-            table.conditions,
-            graph,
-            jitters=jitters,
-        )
+        players = self._players(table, critic)
         watch = Watch(table, critic, LOSSES[self.loss], training, held_out, self._schedule, watching)
         start = self._start(table, critic, resume_from, plan)
+        numbers = sum(value.numel() for value in (*critic.initial, *start.generator.params))
+        device = devices.chosen(self.device, 6.0 * self.batch_size * numbers)
 
         def finished(at: Standing) -> Fitted:
             return self._fitted(model, table, at, watch, seed, before + time.perf_counter() - began)
@@ -205,13 +194,43 @@ class Adversarial:
                 finished(at).save(checkpoint)
             return at
 
-        found = play(players, plan, playing, watch(start), tier=self.engine, progress=progress, after_window=watched)
+        found = play(
+            players,
+            plan,
+            playing,
+            watch(start),
+            tier=self.engine,
+            progress=progress,
+            device=device,
+            after_window=watched,
+        )
         if "not finite" in found.stop_reason:
             warn(f"train: {found.stop_reason}; write: a tenth of the learning rate, or clip=1.0", ConvergenceWarning)
         for alarm in found.alarms:
             if not alarm.until:
                 warn(f"train: {alarm}; try {alarm.action}", ConvergenceWarning)
         return finished(found)
+
+    def _players(self, table: Comparison, critic: Critic) -> Players:
+        regularisers = Regularisers(
+            r1=self.r1,
+            r2=self.r2,
+            gradient_penalty=self.gradient_penalty,
+            unit=critic.standard.scale,
+            smooth=self.label_smoothing,
+            half=self.precision == "bfloat16",
+        )
+        graph, jitters = table.generator.traced(self.batch_size), self.instance_noise > 0.0
+        return Players(
+            table.generator,
+            critic,
+            LOSSES[self.loss],
+            regularisers,
+            table.data,
+            table.conditions,
+            graph,
+            jitters=jitters,
+        )
 
     @property
     def _schedule(self) -> Schedule:

@@ -12,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from phlogiston.engine.batched import Tier
+from phlogiston.engine.devices import CPU
 from phlogiston.engine.isolate import generator
 from phlogiston.engine.updates import Moving, Rule, Step, make_update
 from phlogiston.guides.objective import RECORD, MinibatchObjective
@@ -82,6 +83,10 @@ class Training:
         """Steps done."""
         return len(self.records)
 
+    def at_home(self) -> Training:
+        """The same on the CPU, where every result is."""
+        return replace(self, moving=self.moving.to(CPU))
+
     def state(self, names: tuple[str, ...]) -> dict[str, Any]:
         """As plain data, by name."""
         parts = {"param": self.moving.params, "mean": self.moving.means, "square": self.moving.squares}
@@ -105,15 +110,17 @@ def learn(
     tier: Tier,
     progress: bool,
     start: Training | None,
+    device: torch.device = CPU,
     after_window: Callable[[Training], None] | None = None,
 ) -> Training:
     """Train until ``num_steps`` are done, something is not finite, or Ctrl-C.
 
     It goes window by window, an epoch or a hundred steps of short ones: parameters that a window with a number that is
-    not finite, or an interrupted one, has touched are put back to those before it.
+    not finite, or an interrupted one, has touched are put back to those before it. ``after_window`` gets parameters
+    where they are, which are overwritten later.
     """
     at = start or Training(Moving.at(objective.initial), np.zeros((0, len(objective.record_names))))
-    at = replace(at, moving=at.moving.copied(), stop_reason="", converged=False)
+    at = replace(at, moving=at.moving.to(device).copied(), stop_reason="", converged=False)
     steps: dict[int, tuple[str, Step]] = {}
     with tqdm(total=plan.num_steps, initial=at.step, desc="train", disable=None if progress else True) as bar:
         while at.step < plan.num_steps and at.bad_step is None and not at.converged:
@@ -129,6 +136,7 @@ def learn(
             bar.set_postfix_str(f"ELBO {records[:, 0].mean():.3f} a datum", refresh=False)
             if after_window is not None and at.bad_step is None:
                 after_window(at)
+    at = at.at_home()
     return at if at.stop_reason else replace(at, stop_reason=f"all {plan.num_steps} steps were done")
 
 
@@ -144,7 +152,7 @@ def _window(
     records: list[torch.Tensor] = []
     while len(records) < _A_WINDOW and at.step + len(records) < plan.num_steps:
         records += _epoch(objective, plan, seed, at, steps, tier, at.step + len(records))
-    return torch.stack(records).double().numpy()
+    return torch.stack(records).double().cpu().numpy()
 
 
 def _epoch(
@@ -156,17 +164,17 @@ def _epoch(
     tier: Tier,
     first: int,
 ) -> list[torch.Tensor]:
-    length, dtype = plan.steps_an_epoch, at.moving.params[0].dtype
+    length, dtype, device = plan.steps_an_epoch, at.moving.params[0].dtype, at.moving.device
     number, inside = divmod(first, length)
     rng = generator(np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, number)))
-    order = torch.from_numpy(rng.permutation(plan.rows))
-    noise = torch.from_numpy(rng.standard_normal((plan.rows, plan.dim), dtype=np.float32)).to(dtype)
-    shared = torch.from_numpy(rng.standard_normal((length, plan.rest), dtype=np.float32)).to(dtype)
+    order = torch.from_numpy(rng.permutation(plan.rows)).to(device)
+    noise = torch.from_numpy(rng.standard_normal((plan.rows, plan.dim), dtype=np.float32)).to(device, dtype)
+    shared = torch.from_numpy(rng.standard_normal((length, plan.rest), dtype=np.float32)).to(device, dtype)
     records = []
     for step in range(first, min(first - inside + length, plan.num_steps)):
         batch = step - first + inside
         rows = slice(batch * plan.batch_size, min((batch + 1) * plan.batch_size, plan.rows))
-        weight = torch.full((), plan.weight(step), dtype=dtype)
+        weight = torch.full((), plan.weight(step), dtype=dtype, device=device)
         inputs = (order[rows], noise[rows], shared[batch], weight)
         size = len(inputs[0])
         if size not in steps:

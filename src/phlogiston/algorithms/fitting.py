@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from phlogiston.algorithms.epochs import Plan, Training, learn
+from phlogiston.engine import devices
 from phlogiston.engine.batched import Tier
 from phlogiston.engine.isolate import seed_sequence, spawn
 from phlogiston.engine.updates import Rule
@@ -68,6 +69,7 @@ class Learning:
     free_bits: float
     precision: Precision
     engine: Tier
+    device: str
 
     @property
     def dtype(self) -> torch.dtype:
@@ -113,6 +115,10 @@ class Learning:
             rule=rule,
         )
 
+    def operations(self, objective: MinibatchObjective, rows: int) -> float:
+        """Of one step, about: every parameter meets every row, once forwards and twice on the way back."""
+        return 6.0 * rows * sum(value.numel() for value in objective.initial)
+
     @property
     def warms_too_long(self) -> bool:
         """Whether the KL would not reach its full weight."""
@@ -144,15 +150,26 @@ def fit(
     )
     plan = settings.plan(objective, guide.split.dim)
     start = _resumed(resume_from, objective, plan)
+    device = devices.chosen(settings.device, settings.operations(objective, plan.batch_size))
 
     def finished(at: Training) -> Fitted:
+        at = at.at_home()
         return _fitted(settings, model, objective, guide, at, seed=seed, seconds=before + time.perf_counter() - began)
 
     def keep(at: Training) -> None:
         if checkpoint is not None:
             finished(at).save(checkpoint)
 
-    found = learn(objective, plan, learning, tier=settings.engine, progress=progress, start=start, after_window=keep)
+    found = learn(
+        objective,
+        plan,
+        learning,
+        tier=settings.engine,
+        progress=progress,
+        start=start,
+        device=device,
+        after_window=keep,
+    )
     if found.bad_step is not None:
         warn(
             f"train: {found.stop_reason}; write: ph.Adam(learning_rate=...) a tenth of it, or clip=10.0",

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from phlogiston.algorithms import fitting, variational
 from phlogiston.algorithms.modes import Laplace
 from phlogiston.algorithms.needs import Needs, known_start, one_of, positive, positive_int, require, whole
+from phlogiston.engine import devices
 from phlogiston.engine.batched import TIERS, Tier
 from phlogiston.errors import SettingError, did_you_mean, problem
 from phlogiston.fitted import Fitted
@@ -67,6 +68,9 @@ class SVI:
             in training with ``ph.Amortized()``.
         cosine: whether the learning rate falls to nothing along a cosine over ``num_steps``, for ``ph.Amortized()``.
         engine: the tier to use.
+        device: where the networks of ``ph.Amortized()`` are trained: "cpu", "cuda", "cuda:1", or "auto", the first GPU
+            where there is one and a step has work enough for it. Data, program and guide are moved; random numbers are
+            drawn on the CPU, where results are too.
 
     References:
         Kucukelbir et al. (2017), https://arxiv.org/abs/1603.00788; Roeder et al. (2017),
@@ -102,6 +106,7 @@ class SVI:
     dtype: Literal["auto", "float64", "float32", "bfloat16"] = "auto"
     cosine: bool = False
     engine: Tier = "auto"
+    device: str = "cpu"
 
     exact: ClassVar[bool] = False
     paper: ClassVar[str] = "Hoffman et al. 2013; Kucukelbir et al. 2017"
@@ -119,7 +124,10 @@ class SVI:
         one_of(("sticking", "pathwise"), gradient=self.gradient)
         one_of(("auto", "float64", "float32", "bfloat16"), dtype=self.dtype)
         one_of(TIERS, engine=self.engine)
+        devices.check(self.device)
         self._check_guide()
+        if self._of_networks() is None:
+            self._refuse_device()
         if self.bound == "renyi" and not self.alpha < 1.0:
             raise SettingError(problem("alpha", found=repr(self.alpha), expected="a number below 1, for a lower bound"))
         if not isinstance(self.optim, Adam):
@@ -144,6 +152,19 @@ class SVI:
                 problem("guide", found=repr(self.guide), expected="a name, a Pyro guide or ph.Amortized()")
             )
 
+    def _refuse_device(self) -> None:
+        if self.device in ("cpu", "auto"):
+            return
+        raise SettingError(
+            problem(
+                "device",
+                found=f"{self.device!r} with guide={self.guide!r}, bound={self.bound!r}",
+                expected="the ELBO of networks, by guide=ph.Amortized() with one particle and every latent in the "
+                "plate of the data: other steps are so small that a GPU would only slow them down",
+                fix="device='cpu'",
+            )
+        )
+
     def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
         """Infer; see the class."""
         if self.guide == "laplace" and self.batch_size is None:
@@ -154,6 +175,7 @@ class SVI:
             return fitting.infer_amortised(
                 learning, require(self, model), seed=seed, progress=progress, num_samples=count
             )
+        self._refuse_device()
         if isinstance(self.guide, str) and self.batch_size is None and self.dtype != "float32":
             return variational.flat_posterior(self, model, seed, progress)
         return variational.learned_posterior(self, model, seed, progress)
@@ -192,6 +214,7 @@ class SVI:
             free_bits=self.free_bits,
             precision="float32" if self.dtype == "auto" else self.dtype,
             engine=self.engine,
+            device=self.device,
         )
 
     @property

@@ -51,10 +51,14 @@ def cache_folder() -> Path:
 
 def key_of(module: fx.GraphModule, arguments: list[torch.Tensor]) -> str:
     """What machine code depends on: the graph, the inputs' layouts, torch, the processor and its threads."""
-    layouts = [(tuple(a.shape), tuple(a.stride()), str(a.dtype), str(a.device)) for a in arguments]
+    layouts = [(tuple(a.shape), tuple(a.stride()), str(a.dtype), _place(a)) for a in arguments]
     machine = (torch.__version__, sys.version_info[:2], platform.machine(), torch.backends.cpu.get_cpu_capability())
     text = repr((module.graph.python_code("self").src, layouts, machine, torch.get_num_threads(), _OPTIONS))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _place(value: torch.Tensor) -> str:
+    return f"{value.device} {torch.cuda.get_device_name(value.device)}" if value.is_cuda else str(value.device)
 
 
 def compile_graph(module: fx.GraphModule, arguments: list[torch.Tensor]) -> Compiled:

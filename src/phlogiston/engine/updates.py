@@ -14,9 +14,10 @@ import torch
 
 from phlogiston.engine import compiled
 from phlogiston.engine.batched import Tier
+from phlogiston.engine.devices import CPU, moved
 from phlogiston.engine.graph import batch_by
 from phlogiston.engine.isolate import isolated
-from phlogiston.errors import UntraceableProgram
+from phlogiston.errors import UnsupportedModel, UntraceableProgram, problem
 
 Tensors = tuple[torch.Tensor, ...]
 # parameters, inputs of a step -> a record of it, and the gradient to climb
@@ -62,8 +63,20 @@ class Moving:
 
     def copied(self) -> Moving:
         """The same numbers in tensors of their own."""
-        params, means, squares = (tuple(v.clone() for v in part) for part in (self.params, self.means, self.squares))
-        return Moving(params, means, squares, self.count.clone())
+        return self._each(torch.clone)
+
+    def to(self, device: torch.device) -> Moving:
+        """The same numbers on a device; the same tensors where they are there already."""
+        return self._each(lambda value: value.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.count.device
+
+    def _each(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Moving:
+        params, means, squares = (tuple(map(function, part)) for part in (self.params, self.means, self.squares))
+        return Moving(params, means, squares, function(self.count))
 
     def overwrite(self, other: Moving) -> None:
         """Take the numbers of another."""
@@ -74,7 +87,7 @@ class Moving:
 def make_update(
     gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors, *, tier: Tier, calls: int
 ) -> tuple[str, Step]:
-    """A step for inputs of one shape, and the tier that it runs on.
+    """A step for inputs of one shape, and the tier that it runs on: where the example is, though traced on the CPU.
 
     Args:
         gradient: pure.
@@ -83,19 +96,33 @@ def make_update(
         inputs: an example of what one step takes.
         tier: "loop" runs the gradient as it is; "auto" compiles where there are many steps.
         calls: how many steps there will be.
+
+    Raises:
+        UnsupportedModel: steps that have to be looped over, or have operations of the CPU only, on another device.
     """
-    reason = ""
+    reason, device = "", moving.device
+    where = "" if device == CPU else f" on {device}"
     if tier != "loop":
         with isolated(seed=0, dtype=moving.params[0].dtype), torch.no_grad():
             try:
                 if tier == "compiled" or (tier == "auto" and calls >= _WORTH_COMPILING):
                     try:
-                        return "compiled", _compiled(gradient, rule, moving, inputs)
+                        return f"compiled{where}", _compiled(gradient, rule, moving, inputs)
                     except compiled.CompilerUnavailable as error:
                         reason = f" (not compiled: {error})"
-                return f"graph{reason}", _of_graph(gradient, rule, moving, inputs)
+                return f"graph{where}{reason}", _of_graph(gradient, rule, moving, inputs)
             except UntraceableProgram as error:
                 reason = f" ({error})"
+
+    if device != CPU:
+        raise UnsupportedModel(
+            problem(
+                "device",
+                found=f"a loop over a program{reason} for {device}",
+                expected="a program that is traced to a graph, which can be moved",
+                fix="device='cpu'",
+            )
+        )
 
     def looped(params: Tensors, given: Tensors) -> tuple[torch.Tensor, Tensors]:
         with isolated(dtype=params[0].dtype):
@@ -105,7 +132,7 @@ def make_update(
 
 
 def _compiled(gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors) -> Step:
-    count = len(moving.params)
+    count, device = len(moving.params), moving.device
     rate = torch.zeros((), dtype=moving.params[0].dtype)
 
     def step(*tensors: torch.Tensor) -> torch.Tensor:
@@ -124,11 +151,13 @@ def _compiled(gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors) -
             value.copy_(value - size * moved / (torch.sqrt(spread) * root + rule.epsilon))
         return record
 
-    example = [*moving.copied().tensors, rate, *inputs]  # compiling calls the code once, which changes its arguments
-    code = compiled.compile_graph(batch_by(step, example), example)
+    example = [*moving.to(CPU).copied().tensors, rate, *(value.to(CPU) for value in inputs)]
+    module = moved(batch_by(step, example), device)
+    there = [value.to(device) for value in example]  # compiling calls the code once, which changes its arguments
+    code = compiled.compile_graph(module, there)
 
     def run(at: Moving, learning_rate: float, given: Tensors) -> torch.Tensor:
-        result: Any = code(*at.tensors, torch.full_like(rate, learning_rate), *given)
+        result: Any = code(*at.tensors, torch.full_like(there[3 * count + 1], learning_rate), *given)
         record: torch.Tensor = result[0] if isinstance(result, (tuple, list)) else result
         return record
 
@@ -142,7 +171,8 @@ def _of_graph(gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors) -
         record, gradients = gradient(tensors[:count], tensors[count:])
         return (record, *gradients)
 
-    module = batch_by(flat, [*moving.params, *inputs])
+    module = batch_by(flat, [value.to(CPU) for value in (*moving.params, *inputs)])
+    module = moved(module, moving.device)
 
     def traced(params: Tensors, given: Tensors) -> tuple[torch.Tensor, Tensors]:
         record, *gradients = module(*params, *given)
@@ -154,11 +184,9 @@ def _of_graph(gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors) -
 def _fused(gradient: Gradient, rule: Rule) -> Step:
     def run(at: Moving, learning_rate: float, given: Tensors) -> torch.Tensor:
         record, gradients = gradient(at.params, given)
-        counts = [at.count.float() for _ in at.params]
         at.count.add_(1.0)
+        counts = [at.count.float()] * len(at.params)
         with torch.no_grad():
-            for steps in counts:
-                steps.add_(1.0)
             torch._fused_adam_(
                 list(at.params),
                 list(_clipped(gradients, rule)),
