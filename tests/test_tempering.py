@@ -107,9 +107,22 @@ def test_the_sandwich_holds_the_evidence_of_simulated_data(load_model: Any) -> N
         exact = -0.5 * (5 * math.log(2 * math.pi) + np.linalg.slogdet(covariance)[1])
         exact -= 0.5 * y @ np.linalg.solve(covariance, y)
         inside += both.interval[0] <= exact <= both.interval[1]
+        assert both.guaranteed[0] <= exact <= both.guaranteed[1]
         assert both.gap.value > -4 * both.gap.se
         assert "log evidence in [" in str(both)
-    assert inside >= 13
+    assert inside >= 14
+
+
+@pytest.mark.parametrize(("sd", "size"), [(0.1, 100), (1.0, 30), (3.0, 100)])
+def test_the_bound_of_a_mean_weight_is_rarely_wrong_and_not_far(sd: float, size: int) -> None:
+    rng = np.random.default_rng(0)
+    logs = sd * rng.standard_normal((400, size)) - 0.5 * sd**2  # the log of their mean weight is zero
+    bounds = np.array([ph.diagnostics.log_mean_at_least(row, 0.025) for row in logs])
+    assert (bounds > 0.0).mean() < 0.025
+    depth = np.median([ph.diagnostics.log_mean_exp(row).value for row in logs] - bounds)
+    assert 0.0 < depth < max(4.0 * math.sqrt(math.expm1(sd**2) / size), -1.3 * math.log(0.025) / size)
+    assert ph.diagnostics.log_mean_at_least(logs[0] - 900.0, 0.025) == pytest.approx(bounds[0] - 900.0)
+    assert ph.diagnostics.log_mean_at_least(np.full(3, -np.inf), 0.025) == -np.inf
 
 
 def test_the_sandwich_tightens_with_more_temperatures(load_model: Any) -> None:

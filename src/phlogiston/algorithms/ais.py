@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 from phlogiston.algorithms.approximate import values_of
 from phlogiston.algorithms.needs import Needs, one_of, positive_int, require
-from phlogiston.diagnostics import effective_sample_size, log_mean_exp, pareto_smooth
+from phlogiston.diagnostics import effective_sample_size, log_mean_at_least, log_mean_exp, pareto_smooth
 from phlogiston.engine import Target
 from phlogiston.engine.batched import TIERS, Tier
 from phlogiston.engine.isolate import generator, spawn
@@ -34,27 +35,54 @@ from phlogiston.posterior import Posterior
 Array = NDArray[np.float64]
 _PILOT, _PILOT_STEPS, _PILOT_ESS = 512, 8, 0.5
 _LEAPFROGS_EXPECTED = 3
+_MISS = 0.025  # the probability with which each bound of a sandwich may be wrong
 _UNTIED = 20  # moves that take walkers apart which start at one point
 
 
 @dataclass(frozen=True)
 class Sandwich:
-    """The log evidence of simulated data, from below and from above.
+    r"""The log evidence of simulated data, from below and from above.
+
+    With weights :math:`w` of runs from the prior and :math:`v` of runs from a posterior draw, :math:`E[w] = p(x)` and
+    :math:`E[1 / v] = 1 / p(x)` exactly, however badly the kernels mix. ``interval`` holds :math:`\log p(x)` with
+    probability 0.95 at least: on each side a bound that is wrong with probability 0.025 at most. It asks for runs that
+    are independent, not for normal errors or a finite variance; it costs about 2.7 standard errors on each side, and in
+    practice misses much more rarely than it might (two standard errors would miss in 5 to 7 % of cases). Runs from the
+    prior are independent; those from the posterior all begin at the only exact draw that there is, and 20 moves at beta
+    one take them apart. ``guaranteed`` does without that: by Markov's inequality alone a mean weight exceeds
+    :math:`p(x) / 0.025` with probability 0.025 at most, so it is 3.7 nats wider on each side than the means.
 
     Args:
         lower: log of the mean weight of runs from the prior to the posterior: too low on average.
         upper: minus the log of the mean inverse weight of runs from the posterior to the prior: too high on average.
+        interval: that holds the log evidence with probability 0.95 at least.
         model: the model with the data that were simulated.
+
+    References:
+        Waudby-Smith and Ramdas (2024), Estimating means of bounded random variables by betting,
+        https://arxiv.org/abs/2010.09686
     """
 
     lower: Estimate
     upper: Estimate
+    interval: tuple[float, float]
     model: Model
 
+    @classmethod
+    def of(cls, forwards: Array, backwards: Array, model: Model) -> Sandwich:
+        """From the log weights of runs in both directions."""
+        above = log_mean_exp(-backwards)
+        return cls(
+            lower=log_mean_exp(forwards),
+            upper=Estimate(-float(above.value), above.se),
+            interval=(log_mean_at_least(forwards, _MISS), -log_mean_at_least(-backwards, _MISS)),
+            model=model,
+        )
+
     @property
-    def interval(self) -> tuple[float, float]:
-        """From the lower to the upper bound, two standard errors further out on both sides."""
-        return float(self.lower.value - 2 * self.lower.se), float(self.upper.value + 2 * self.upper.se)
+    def guaranteed(self) -> tuple[float, float]:
+        """The same without asking that runs are independent."""
+        return float(self.lower.value) + math.log(_MISS), float(self.upper.value) - math.log(_MISS)
 
     @property
     def gap(self) -> Estimate:
@@ -178,8 +206,7 @@ class AIS:
         _, forwards, _ = self._forwards(path, walkers, ladder, rng, False)
         truth = target.unconstrain({site.name: drawn[site.name] for site in target.structure.continuous})
         backwards = self._backwards(path, np.repeat(truth.double().numpy().T, self.num_particles, 1), ladder, rng)
-        above = log_mean_exp(-backwards)
-        return Sandwich(log_mean_exp(forwards), Estimate(-float(above.value), above.se), simulated)
+        return Sandwich.of(forwards, backwards, simulated)
 
     def _path(self, target: Target) -> Tempered:
         per_move = _LEAPFROGS_EXPECTED if self.moves == "hmc" else 1

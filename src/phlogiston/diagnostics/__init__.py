@@ -15,6 +15,7 @@ from phlogiston.diagnostics.verdict import Check, Finding, Report, failed, skipp
 from phlogiston.diagnostics.weights import (
     effective_sample_size,
     khat_threshold,
+    log_mean_at_least,
     log_mean_exp,
     pareto_smooth,
     systematic_resample,
@@ -45,6 +46,7 @@ __all__ = [
     "effective_sample_size",
     "failed",
     "khat_threshold",
+    "log_mean_at_least",
     "log_mean_exp",
     "loo",
     "modes_between_chains",
