@@ -94,7 +94,7 @@ def _model_with_an_evidence(posterior: Posterior) -> Model:
             raise UnsupportedModel(text)
     unmet = _NEEDS.unmet(model.structure)
     if unmet is not None:
-        able = '"exact", "importance" or "rejection"' if not model.structure.continuous else '"importance" or "rejection"'
+        able = ('"exact", ' if not model.structure.continuous else "") + '"importance" or "rejection"'
         raise UnsupportedModel(f"evidence: {unmet}; methods that estimate it as they go: {able}")
     return model
 
