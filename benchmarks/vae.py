@@ -7,6 +7,9 @@ the mean of eight evaluations on the same 2,000 images, one draw an image each, 
 counts, and the best one and its processor time stand beside it; the first, which compiles, stands apart.
 
     python benchmarks/vae.py [--epochs 10] [--threads 2] [--peers /path/to/python]
+    python benchmarks/vae.py --curves 3
+
+The second compares the course of the ELBO, epoch by epoch over so many seeds, with that of the loop by hand.
 """
 
 from __future__ import annotations
@@ -42,16 +45,25 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     return images[:8000], images[8000:]
 
 
-def by_hand(epochs: int, *, compiled: bool = False, seed: int = 0) -> tuple[list[list[float]], float]:
-    """The loop that a PyTorch user writes."""
+def networks(seed: int) -> tuple[Any, Any]:
+    """Encoder and decoder, untrained."""
     import torch
-    import torch.nn.functional as F
     from torch import nn
 
     torch.manual_seed(seed)
-    x_train, x_test = (torch.from_numpy(part) for part in data())
     encoder = nn.Sequential(nn.Linear(784, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENTS))
-    decoder = nn.Sequential(nn.Linear(LATENTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 784))
+    return encoder, nn.Sequential(nn.Linear(LATENTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 784))
+
+
+def by_hand(
+    epochs: int, *, compiled: bool = False, seed: int = 0, curve: list[Any] | None = None
+) -> tuple[list[list[float]], float]:
+    """The loop that a PyTorch user writes; ``curve`` takes each step's loss."""
+    import torch
+    import torch.nn.functional as F
+
+    encoder, decoder = networks(seed)
+    x_train, x_test = (torch.from_numpy(part) for part in data())
     optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=RATE)
 
     def negative_elbo(x: Any) -> Any:
@@ -67,8 +79,11 @@ def by_hand(epochs: int, *, compiled: bool = False, seed: int = 0) -> tuple[list
         began, order = now(), torch.randperm(len(x_train))
         for rows in order.split(BATCH):
             optimiser.zero_grad()
-            loss(x_train[rows]).backward()
+            found = loss(x_train[rows])
+            found.backward()
             optimiser.step()
+            if curve is not None:
+                curve.append(found.detach())
         seconds.append(now() - began)
     with torch.no_grad():
         return np.array(seconds).tolist(), -float(torch.stack([negative_elbo(x_test) for _ in range(8)]).mean())
@@ -251,6 +266,50 @@ def measured(side: str, arguments: argparse.Namespace) -> dict[str, Any] | None:
     return found
 
 
+def curve_of_ours(epochs: int, seed: int) -> np.ndarray:
+    """The bound of each step, a datum, with the networks of the loop by hand."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+    import torch
+    import vae_mnist
+
+    import phlogiston as ph
+
+    class Encoder(torch.nn.Module):
+        def __init__(self, body: Any) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, x: Any) -> tuple[Any, Any]:
+            loc, log_var = self.body(x).chunk(2, -1)
+            return loc, torch.exp(0.5 * log_var)
+
+    encoder, decoder = networks(1000 + seed)
+    images = torch.from_numpy(data()[0])
+    model = ph.Model(vae_mnist.vae, decoder, len(images)).observe(x=images)
+    steps = epochs * -(-len(images) // BATCH)
+    guide = ph.Amortized(encoder=Encoder(encoder))
+    svi = ph.SVI(guide=guide, batch_size=BATCH, num_steps=steps, optim=ph.Adam(learning_rate=RATE), stop=False)
+    return ph.train(model, svi, seed=seed, progress=False).history["elbo"] / len(images)
+
+
+def compare_curves(seeds: int, epochs: int) -> None:
+    """Print the mean bound of each epoch, ours and by hand, and how many standard errors lie between them."""
+    sides: dict[str, list[np.ndarray]] = {"ours": [], "by hand": []}
+    for seed in range(seeds):
+        losses: list[Any] = []
+        by_hand(epochs, seed=seed, curve=losses)
+        sides["by hand"].append(-np.array([float(loss) for loss in losses]))
+        sides["ours"].append(curve_of_ours(epochs, seed))
+    smooth = {side: np.stack(runs).reshape(seeds, epochs, -1).mean(-1) for side, runs in sides.items()}
+    difference = smooth["ours"].mean(0) - smooth["by hand"].mean(0)
+    errors = np.sqrt(sum(runs.var(0, ddof=1) for runs in smooth.values()) / seeds)
+    print(f"{'epoch':>5} {'ours':>9} {'by hand':>9} {'difference':>11} {'se':>7} {'in se':>6}")
+    for i, (gap, error) in enumerate(zip(difference, errors, strict=True)):
+        means = f"{smooth['ours'][:, i].mean():9.3f} {smooth['by hand'][:, i].mean():9.3f}"
+        print(f"{i + 1:5} {means} {gap:+11.3f} {error:7.3f} {gap / error:+6.2f}")
+    print(f"largest: {np.abs(difference / errors).max():.2f} standard errors, over {seeds} seeds a side")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=10)
@@ -258,7 +317,11 @@ def main() -> None:
     parser.add_argument("--peers", default="")
     parser.add_argument("--sides", nargs="*", default=list(SIDES))
     parser.add_argument("--side", default="")
+    parser.add_argument("--curves", type=int, default=0, metavar="SEEDS")
     arguments = parser.parse_args()
+    if arguments.curves:
+        compare_curves(arguments.curves, arguments.epochs)
+        return
     if arguments.side:
         run_side(arguments.side, arguments.epochs, arguments.threads)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -323,3 +324,52 @@ def test_training_stops_once_the_bound_no_longer_rises() -> None:
     assert found.converged
     assert 2000 <= len(found.history["elbo"]) < 20_000
     assert found.stop_reason.startswith("the smoothed ELBO stopped rising")
+
+
+class LogVariance(nn.Module):
+    """An encoder as a VAE by hand has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 6))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        loc, log_var = self.body(x).chunk(2, -1)
+        return loc, torch.exp(0.5 * log_var)
+
+
+def test_training_is_the_loop_by_hand_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(5)
+    encoder, decoder = LogVariance(), nn.Linear(3, 12)
+    x = torch.bernoulli(torch.rand(200, 12)).double()
+    given: list[Any] = []
+    whole = epochs.make_update
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        tier, step = whole(*args, **kwargs)
+        return tier, lambda at, rate, inputs: (given.append(inputs), step(at, rate, inputs))[1]
+
+    def program(network: nn.Module) -> None:
+        pyro.module("network", network)
+        with pyro.plate("row", 200):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=network(z)).to_event(1))
+
+    monkeypatch.setattr(epochs, "make_update", watched)
+    usual = svi(guide=ph.Amortized(encoder=encoder), num_steps=60, batch_size=64, cosine=False, dtype="float64")
+    ours = ph.train(ph.Model(program, decoder).observe(x=x), usual, seed=0, progress=False)
+
+    networks = [copy.deepcopy(network).double() for network in (encoder, decoder)]
+    optimiser = torch.optim.Adam([value for network in networks for value in network.parameters()], lr=0.02)
+    by_hand = []
+    for index, noise, _, _ in given:
+        loc, scale = networks[0](x[index])
+        logits = networks[1](loc + scale * noise)
+        cost = nn.functional.binary_cross_entropy_with_logits(logits, x[index], reduction="sum")
+        kl = 0.5 * (loc.square() + scale.square() - 1.0).sum() - scale.log().sum()
+        optimiser.zero_grad()
+        ((cost + kl) / len(index)).backward()
+        optimiser.step()
+        by_hand.append(-float((cost + kl).detach()) / len(index))
+    np.testing.assert_allclose(ours.history["elbo"] / 200, by_hand, rtol=1e-9)
+    torch.testing.assert_close(ours.params["network$$$weight"], networks[1].weight.detach(), rtol=1e-7, atol=1e-9)
