@@ -227,6 +227,7 @@ def test_a_page_shows_the_game(tmp_path: Path, healthy: Fitted) -> None:
     page = healthy.report(tmp_path / "page.html").read_text()
     for text in ("Samples over time", "alarms of the game", "distance to held-out data", "mean of x"):
         assert text in page, text
+    assert "$$$" not in page.partition("The program")[0]
 
 
 def test_findings_of_a_game() -> None:

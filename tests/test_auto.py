@@ -320,4 +320,5 @@ def test_the_command_line_and_the_page_tell_the_plan(
     assert "-> trust: nothing wrong" in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
     assert "Choice of method" in page
+    assert '<td data-head="why">' in page  # on a phone, cells of sentences stand below each other
     assert "the posterior is counted out" in page

@@ -20,7 +20,7 @@ from phlogiston.report import images
 from phlogiston.report.facts import reproducibility
 from phlogiston.report.film import sheet
 from phlogiston.report.of_posterior import model_section
-from phlogiston.report.page import Block, Section, Table, Text, page_of, picture, write
+from phlogiston.report.page import Block, Section, Table, Text, dotted, page_of, picture, write
 
 if TYPE_CHECKING:
     from phlogiston.model import Model
@@ -126,7 +126,7 @@ def _training(fitted: Trained) -> Iterator[Block]:
 def _parameter(name: str, value: torch.Tensor) -> list[str]:
     sd = value.std(unbiased=False)
     numbers = (value.mean(), sd, value.min(), value.max())
-    return [name, "×".join(map(str, value.shape)) or "scalar", *(f"{float(x):.4g}" for x in numbers)]
+    return [dotted(name), "×".join(map(str, value.shape)) or "scalar", *(f"{float(x):.4g}" for x in numbers)]
 
 
 def _samples(fitted: Trained) -> Iterator[Block]:

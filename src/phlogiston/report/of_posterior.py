@@ -21,7 +21,7 @@ from phlogiston.plan import Plan
 from phlogiston.plots import DoesNotApply, Plots
 from phlogiston.report.facts import reproducibility
 from phlogiston.report.graph import MOST_SITES, draw
-from phlogiston.report.page import Block, Code, Markup, Section, Table, Text, page_of, picture, write
+from phlogiston.report.page import Block, Code, Markup, Section, Table, Text, dotted, page_of, picture, write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,11 +147,11 @@ def model_section(model: Model) -> Section:
         blocks.append(Text(f"Grey: observed. Dashed: computed. Boxes: plates.{arrows}"))
     rows = [
         [
-            site.name,
+            dotted(site.name),
             site.role,
             site.distribution or "",
             "×".join(map(str, site.shape)) or "scalar",
-            ", ".join(site.dims),
+            ", ".join(site.dims) if site.role != "parameter" else "",
         ]
         for site in model.sites.values()
     ]
@@ -162,7 +162,7 @@ def model_section(model: Model) -> Section:
 def _plan(plan: Plan) -> Iterator[Block]:
     """What the choice was made from, what was tried, and what came of it."""
     yield Text(f"Chosen by the library. {plan.story}.")
-    yield Table(("", "method", "why", "to write", "tried"), plan.rows(), numbers=False)
+    yield Table(("", "method", "why", "to write", "tried"), plan.rows(), numbers=False, sentences=True)
     yield Table(("fact", ""), [[name, text] for name, text in plan.facts.items()], numbers=False)
     if plan.advice:
         yield Text(plan.advice)

@@ -58,12 +58,14 @@ class Table:
         rows: of text.
         folded: the rest, behind a line to click.
         numbers: whether all columns but the first are numbers, to be set flush right.
+        sentences: whether cells hold sentences, so that on a phone they stand below each other.
     """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     folded: Sequence[Sequence[str]] = ()
     numbers: bool = True
+    sentences: bool = False
     kind: ClassVar[str] = "table"
 
 
@@ -129,6 +131,11 @@ class Page:
     def colour(self) -> str:
         """Of the verdict."""
         return COLOURS[self.verdict]
+
+
+def dotted(name: str) -> str:
+    """A parameter's name as Python writes it: Pyro puts $$$ between a module and what is in it."""
+    return name.replace("$$$", ".")
 
 
 def page_of(report: Report, *, title: str, subtitle: str, sections: Sequence[Section]) -> Page:
