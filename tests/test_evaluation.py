@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import phlogiston as ph
+from phlogiston.evaluation import annealing
 from phlogiston.fitted import Fitted
 
 LOADINGS = torch.tensor([[1.0, 0.0], [0.5, 1.0], [0.0, -1.0], [0.3, 0.2]])
@@ -205,3 +206,38 @@ def test_what_cannot_be_asked_is_refused() -> None:
     found = Fitted(model=model, method="svi", guide=ph.Amortized().build(model))
     with warnings.catch_warnings(), pytest.raises(ph.UnsupportedModel, match="site 'scale': found a latent outside"):
         found.elbo()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_annealing_finds_the_likelihood_where_the_guide_is_far_off(full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annealing, "PAIRS", 2048)  # data come in chunks of 32, chains in chunks of 64
+    exact, off = exact_log_likelihood(data()), fitted(full=full, off=1.0)
+    found = off.log_likelihood(num_samples=320, method="ais", num_steps=40, seed=0)
+    z = (found.per_datum - exact) / found.se
+    assert np.abs(z).max() < 4.0
+    assert abs(float(found.mean.value) - exact.mean()) < 4.0 * float(found.mean.se)
+    assert float(found.mean.se) < 0.01
+    assert found.se.mean() < 0.5 * off.log_likelihood(num_samples=320, seed=0).se.mean()
+
+
+def test_annealing_reads_latents_of_any_support(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annealing, "PAIRS", 320)  # chains come in chunks, 80, 80 and 40
+
+    class Wide(nn.Module):
+        def forward(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.zeros(len(y), 1), torch.ones(len(y), 1)
+
+    def program(num_rows: int) -> None:
+        with pyro.plate("row", num_rows):
+            rate = pyro.sample("rate", dist.Gamma(3.0, 2.0))
+            pyro.sample("y", dist.Poisson(rate))
+
+    y = torch.tensor([0.0, 1.0, 4.0, 9.0])
+    model = ph.Model(program, 4).observe(y=y)
+    guide = ph.Amortized(encoder=Wide(), inputs=("y",)).build(model)
+    found = Fitted(model=model, method="svi", guide=guide).log_likelihood(num_samples=200, method="ais", seed=0)
+    exact = dist.GammaPoisson(3.0, 2.0).log_prob(y).numpy()
+    assert (np.abs(found.per_datum - exact) < 4.0 * found.se).all()
+    assert (found.se < 0.1).all()
+    with pytest.raises(ph.SettingError, match="method: found 'smc'; expected 'iwae' or 'ais'"):
+        Fitted(model=model, method="svi", guide=guide).log_likelihood(method="smc")  # type: ignore[arg-type]

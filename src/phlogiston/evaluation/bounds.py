@@ -11,6 +11,7 @@ import torch
 from phlogiston.diagnostics import pareto_smooth
 from phlogiston.engine.isolate import as_int, isolated, seed_sequence, spawn
 from phlogiston.estimate import Estimate
+from phlogiston.evaluation.annealing import annealed_weights
 from phlogiston.evaluation.encoded import PAIRS, Encoded, chunks_of, insist_positive
 
 
@@ -19,7 +20,8 @@ class Likelihood:
     r"""Log likelihood of each datum, bounded from below by importance sampling, in nats.
 
     Args:
-        per_datum: :math:`\log\frac1K\sum_k p(x, z_k) / q(z_k \mid x)`, ``[N]``.
+        per_datum: :math:`\log\frac1K\sum_k w_k`, ``[N]``, with :math:`w_k = p(x, z_k) / q(z_k \mid x)`, or with the
+            weights of annealed chains.
         se: Monte Carlo standard error of each, ``[N]``, from the spread of the weights.
         spread: standard deviation over repeats, ``[N]``; None for a single one.
         pareto_k: of each datum's weights, ``[N]``; None for too few of them.
@@ -47,14 +49,26 @@ class Likelihood:
 
 
 def likelihood(
-    encoded: Encoded, num_samples: int, *, repeats: int, seed: int | np.random.SeedSequence | None
+    encoded: Encoded,
+    num_samples: int,
+    *,
+    repeats: int,
+    seed: int | np.random.SeedSequence | None,
+    num_steps: int = 1,
 ) -> Likelihood:
-    """Importance-weighted bounds of exactly ``num_samples`` draws for each datum, ``repeats`` times."""
-    insist_positive(num_samples=num_samples, repeats=repeats)
+    """Bounds from the weights of exactly ``num_samples`` draws for each datum, ``repeats`` times.
+
+    The draws are those of the guide, or of chains that were annealed from it in ``num_steps`` steps.
+    """
+    insist_positive(num_samples=num_samples, repeats=repeats, num_steps=num_steps)
     runs = []
     for own in spawn(seed_sequence(seed), repeats):
-        weights = [log_w for _, log_w in encoded.weights(num_samples, own)]
-        runs.append([_bounded(log_w) for log_w in weights])
+        found = (
+            encoded.weights(num_samples, own)
+            if num_steps == 1
+            else annealed_weights(encoded, num_samples, num_steps, own)
+        )
+        runs.append([_bounded(log_w) for _, log_w in found])
     bounds, errors, shapes = (np.stack([np.concatenate([part[i] for part in run]) for run in runs]) for i in range(3))
     return Likelihood(
         per_datum=bounds.mean(0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from phlogiston.errors import ModelError, SettingError, UnsupportedModel, proble
 from phlogiston.guides.amortized import AmortizedGuide
 from phlogiston.model import Model, as_input
 
+_HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
 PAIRS = 8192  # of a datum and a draw that are evaluated in one call
 
 
@@ -72,6 +74,26 @@ class Encoded:
             log_q = log_q + log_prob.reshape(draws, count, -1).sum(-1)
         found = self.terms(rows.repeat(draws), {name: self._elements(values, name) for name in values})
         return {**values, "log_q": log_q, **{key: value.reshape(draws, count) for key, value in found.items()}}
+
+    def at_noise(self, rows: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """``log p(x, z) - log q(z | x)``, ``[draws, B]``, at the guide's draws from ``noise [draws, B, dim]``.
+
+        Gradients pass through to the noise.
+        """
+        draws, count = noise.shape[:2]
+        full = scale.ndim == 3
+        u = loc + ((scale @ noise.unsqueeze(-1)).squeeze(-1) if full else scale * noise)
+        diagonal = torch.diagonal(scale, dim1=-2, dim2=-1) if full else scale
+        log_q = -(0.5 * noise.square() + torch.log(diagonal) + _HALF_LOG_TAU).sum(-1)
+        values = {}
+        for local in self.guide.split.local:
+            value = own = local.columns(u)
+            if not local.is_real:
+                value, jacobian = local.constrained(own)
+                log_q = log_q - jacobian.movedim(1 + local.axis, 1).reshape(draws, count, -1).sum(-1)
+            values[local.site.name] = value
+        found = self.terms(rows.repeat(draws), {name: self._elements(values, name) for name in values})
+        return found["log_joint"].reshape(draws, count) - log_q
 
     def coordinate_prior(self, rows: torch.Tensor, pairs: dict[str, torch.Tensor], draws: int) -> torch.Tensor:
         """The log prior of each coordinate in ``at``'s draws, ``[draws, B, dim]``; else NaN."""
