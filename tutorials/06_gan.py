@@ -315,43 +315,53 @@ keep(figure, "dynamics")
 # %% [markdown]
 # ## 4. Mode collapse, watched and cured
 #
-# Eight Gaussians on a ring. A critic without a penalty rewards whatever the generator does best *now*: draws run to a
-# few modes, are found out, and run on. **Comparing in pairs** (relativistic: is this datum more real than that draw?)
-# makes every draw answer to all of the data, and the penalties R1 + R2 make the game converge ([Huang et al.
-# 2024](https://arxiv.org/abs/2501.05441)): the library's default.
+# Eight Gaussians on a ring, and the settings that are copied most: the non-saturating loss and Adam with a momentum of
+# one half. Whatever place looks best to the critic *now*, all draws run to; they are found out there, and run on
+# together, from one mode to the next, without end. The loss of either player does not show it. The trainer does: every
+# hundred steps it lays draws beside data that it held out, and it raises an alarm over data that no draw comes near.
+#
+# The cure is the library's default: **comparison in pairs** (relativistic: is this datum more real than that draw?),
+# by which every draw answers to all of the data; the penalties R1 + R2, by which the game converges ([Huang et al.
+# 2024](https://arxiv.org/abs/2501.05441)); no momentum, and rates that fall to nothing. In 4,000 steps four draws of
+# five land on a mode; the default's 15,000 bring it to 97 % (`benchmarks/gan.py`), where 98.9 % is perfect.
 
 # %%
 few = ph.Model(ring.gan_ring, 5000, ring.network()).observe(x=ring.data[:5000])
-looks = (30,) if SMOKE else (200, 1000, 4000)
-cured = ph.Adversarial(batch_size=128, engine=ENGINE)
-plain = replace(cured, loss="non_saturating", r1=0.0, r2=0.0, ema=0.0)
-stages, scores = {}, {}
-for name, trainer in (("without a penalty", plain), ("pairs, R1 + R2", cured)):
-    made, stages[name] = None, []
-    for steps in looks:  # each goes on where the last one stopped
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ph.PhlogistonWarning)  # of the collapse that is wanted here
-            setting = replace(trainer, num_steps=steps, final_rate=1.0 if trainer is plain else 0.05)
-            made = ph.train(few, setting, seed=0, progress=False, resume_from=made)
-        drawn = made.generate(2500, seed=0)["x"]
-        stages[name].append(drawn.numpy())
-        scores[name] = divergence.modes(drawn, ring.centres, sd=ring.sd)
-    print(f"{name}: {scores[name]}, reverse KL {scores[name].reverse_kl:.3f}")
+cured = ph.Adversarial(num_steps=30 if SMOKE else 4000, frames=5, engine=ENGINE)
+copied = ph.Adam(learning_rate=2e-4, beta1=0.5, beta2=0.999)
+plain = replace(cured, loss="non_saturating", r1=0.0, r2=0.0, ema=0.0, optim=copied, final_rate=1.0)
+runs, scores = {}, {}
+for name, trainer in (("collapsed", plain), ("cured", cured)):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ph.PhlogistonWarning)  # of the collapse that is wanted here
+        runs[name] = ph.train(few, trainer, seed=0, progress=False)
+    last = runs[name].state["frames"][-1][1]  # draws of the last step
+    scores[name] = divergence.modes(last, ring.centres, sd=ring.sd)
+    print(f"{name}: {scores[name]}, reverse KL {scores[name].reverse_kl:.3f}; {'; '.join(runs[name].warnings)}")
 perfect = divergence.modes(ring.draw(20_000, seed=1), ring.centres, sd=ring.sd)
 agree(perfect.high_quality.value, 1.0 - math.exp(-4.5), perfect.high_quality.se)  # what a perfect generator scores
 if not SMOKE:
-    assert scores["pairs, R1 + R2"].captured == 8
-    assert scores["pairs, R1 + R2"].reverse_kl < scores["without a penalty"].reverse_kl
+    assert scores["collapsed"].captured <= 2
+    assert scores["collapsed"].reverse_kl > math.log(4.0)  # draws near k of 8 modes alone: at least log(8 / k)
+    assert "mode collapse" in runs["collapsed"].stop_reason
+    assert scores["cured"].captured == 8
+    assert scores["cured"].reverse_kl < 0.04
+    assert not any("on:" in alarm for alarm in runs["cured"].warnings)  # none that lasts
 
-figure, axes = plt.subplots(
-    2, len(looks), figsize=(2.6 * len(looks) + 1.0, 5.6), sharex=True, sharey=True, squeeze=False
-)
-for row, (name, made) in zip(axes, stages.items(), strict=True):
-    for place, points, steps in zip(row, made, looks, strict=True):
+stages = {name: made.state["frames"][1:] for name, made in runs.items()}
+columns = len(stages["cured"])
+figure, axes = plt.subplots(2, columns + 1, figsize=(2.6 * columns + 3.6, 5.4), squeeze=False)
+for row, (name, made) in zip(axes, runs.items(), strict=True):
+    colour = RED if name == "collapsed" else BLUE
+    for place, (step, points) in zip(row, stages[name], strict=False):
         place.plot(*ring.centres.T, "o", color=GREY, ms=9, mfc="none")
-        place.plot(*points[:800].T, ".", color=RED if name.startswith("without") else BLUE, ms=2, alpha=0.5)
-        place.set(title=f"step {steps}", xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal")
-    row[0].set_ylabel(name)
+        place.plot(*points.T, ".", color=colour, ms=2.5, alpha=0.6)
+        place.set(title=f"{name}, step {step}", xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal")
+        place.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+    seen = made.history
+    if "check_missing" in seen:
+        row[-1].plot(seen["check_step"], 100.0 * seen["check_missing"], color=colour)
+    row[-1].set(ylim=(-3.0, 103.0), xlabel="step", ylabel="%", title="data that no draw comes near")
 keep(figure, "modes")
 
 # %% [markdown]
