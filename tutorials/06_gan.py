@@ -420,7 +420,7 @@ if not SMOKE:
     assert abs(sharp["GAN"] - sharp["data"]) < abs(sharp["VAE"] - sharp["data"])
 
 # %% [markdown]
-# The GAN's digits are as sharp as data (1.03 against 1.07) and the VAE's are not (0.68); they come near more of the data
+# The GAN's digits are as sharp as data (1.03 against 1.07) and the VAE's are not (0.68), and come near more of the data
 # (coverage 0.79 against 0.69). But sharp is not true: a classifier tells the GAN's draws from data as easily as the
 # VAE's (C2ST 0.76 and 0.73, where 0.5 is perfect), and KID cannot separate the two within its errors.
 #
