@@ -153,11 +153,12 @@ def _compiled(gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors) -
 
     example = [*moving.to(CPU).copied().tensors, rate, *(value.to(CPU) for value in inputs)]
     module = moved(batch_by(step, example), device)
-    there = [value.to(device) for value in example]  # compiling calls the code once, which changes its arguments
-    code = compiled.compile_graph(module, there)
+    rate = rate.to(device)
+    # compiling calls the code once, which changes its arguments
+    code = compiled.compile_graph(module, [value.to(device) for value in example])
 
     def run(at: Moving, learning_rate: float, given: Tensors) -> torch.Tensor:
-        result: Any = code(*at.tensors, torch.full_like(there[3 * count + 1], learning_rate), *given)
+        result: Any = code(*at.tensors, torch.full_like(rate, learning_rate), *given)
         record: torch.Tensor = result[0] if isinstance(result, (tuple, list)) else result
         return record
 
