@@ -378,3 +378,67 @@ def test_a_proposal_of_other_arguments_and_an_executor_that_is_none() -> None:
         ph.MH(proposal=coin)
     with pytest.raises(TypeError, match=r"executor: found 4; .* write: executor=concurrent\.futures"):
         ph.infer(ph.Model(coin), "nuts", executor=4, progress=False)  # type: ignore[arg-type]
+
+
+def test_a_proposal_that_cannot_reach_all_of_the_prior_is_told() -> None:
+    def line() -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(mu, 1.0))
+
+    def narrow() -> None:
+        pyro.sample("mu", dist.Uniform(0.0, 1.0))
+
+    def wide() -> None:
+        pyro.sample("mu", dist.StudentT(5.0, 0.0, 1.0))
+
+    model = ph.Model(line).observe(y=0.5)
+    with pytest.warns(ph.errors.WeightWarning, match="the proposal's support leaves out 6[5-7]% of the prior"):
+        post = ph.infer(model, ph.Importance(num_particles=1000, proposal=narrow), seed=0, progress=False)
+    assert post.diagnose().verdict == "do not use"
+    fine = ph.infer(model, ph.Importance(num_particles=1000, proposal=wide), seed=0, progress=False)
+    assert not fine.diagnose(thorough=False)
+
+
+def test_a_posterior_of_other_shapes_is_no_proposal() -> None:
+    def normal(size: int) -> None:
+        a = pyro.sample("a", dist.Normal(torch.zeros(size), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(a.sum(), 1.0))
+
+    earlier = ph.infer(ph.Model(normal, 2).observe(y=0.5), "importance", num_particles=500, seed=0, progress=False)
+    message = r"site 'a': found draws of shape \(2,\) in the proposal; expected shape \(3,\)"
+    with pytest.raises(ph.UnsupportedModel, match=message):
+        ph.infer(ph.Model(normal, 3).observe(y=0.5), "importance", proposal=earlier, seed=0, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("law", "y", "count"),
+    [
+        (dist.Bernoulli(torch.tensor([0.0, 0.5, 1.0])), [1.0, 1.0, 0.0], 2),
+        (dist.Binomial(4, torch.tensor([0.0, 0.5, 1.0])), [1.0, 2.0, 4.0], 1),
+        (dist.Categorical(torch.tensor([0.0, 0.5, 0.5])), [0, 1, 0], 2),
+    ],
+)
+def test_data_of_probability_zero_are_impossible(law: Any, y: list[float], count: int) -> None:
+    def program(latent: bool) -> None:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("i", 3):
+            moved = type(law)(probs=(law.probs + 0.0 * z).clamp(0.0, 1.0)) if latent else law
+            pyro.sample("y", moved)
+
+    message = f"site 'y': found {count} observed values? of probability zero under {type(law).__name__}"
+    with pytest.raises(ph.ModelError, match=message):
+        ph.Model(program, False).observe(y=torch.tensor(y)).validated()
+    if not isinstance(
+        law, dist.Binomial
+    ):  # its other argument would be needed here; elsewhere the data may be possible
+        assert not ph.Model(program, True).observe(y=torch.tensor(y)).check()
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    post = ph.infer(ph.Model(coin).observe(heads=7.0), "importance", num_particles=1000, seed=0, progress=False)
+    (tmp_path / "file").write_text("")
+    for write in (post.save, post.report):
+        with pytest.raises(ph.DataFileError, match=r"found a folder; expected the path of a file in a folder of yours"):
+            write(tmp_path)
+        with pytest.raises(ph.DataFileError, match="post: found no way to write there"):
+            write(tmp_path / "file" / "post")

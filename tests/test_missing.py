@@ -76,6 +76,8 @@ def test_a_normal_with_missing_values_is_the_closed_form(method: str) -> None:
     agrees(posterior, "mu", mean, sd)
     imputed = np.where(y.isnan(), mean, y), np.where(y.isnan(), (sd**2 + SD**2) ** 0.5, 0.0)
     agrees(posterior, "y", *imputed)
+    listed = [row for row in posterior.summary().index if row.startswith("y")]
+    assert listed == [f"y[{i}]" for i in np.flatnonzero(y.isnan())]  # the others are data
     if posterior.log_evidence is not None:
         cov = PRIOR_SD**2 * torch.ones(len(seen), len(seen)) + SD**2 * torch.eye(len(seen))
         exact = float(dist.MultivariateNormal(torch.zeros(len(seen)), cov).log_prob(seen))

@@ -302,6 +302,12 @@ class TestDiagnostics:
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
         assert khat == pytest.approx(float(expected))
 
+    def test_tails_without_a_largest_number_are_cut_off_in_silence(self) -> None:
+        x = 200.0 * np.random.default_rng(2).standard_normal(1000) ** 2
+        smoothed, khat = diagnostics.pareto_smooth(x)
+        assert khat > 2.0
+        assert smoothed.max() == pytest.approx(0.0, abs=0.7)
+
     def test_weights_shifted_by_a_constant_are_the_same_weights(self) -> None:
         x = np.random.default_rng(1).standard_normal(1000)
         np.testing.assert_allclose(diagnostics.pareto_smooth(x)[0], diagnostics.pareto_smooth(x - 1000.0)[0], atol=1e-9)

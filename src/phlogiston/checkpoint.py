@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from phlogiston.errors import DataFileError
+from phlogiston.errors import DataFileError, writing
 
 _FORMAT = "phlogiston training"
 _VERSION = 1
@@ -22,10 +22,11 @@ def write(content: Mapping[str, Any], path: Path) -> Path:
 
     The file appears whole or not at all: a run that is killed while it writes leaves the one before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
-    torch.save({"format": _FORMAT, "version": _VERSION, "content": _plain(content)}, unfinished)
-    os.replace(unfinished, path)
+    with writing(path):
+        with unfinished.open("wb") as file:
+            torch.save({"format": _FORMAT, "version": _VERSION, "content": _plain(content)}, file)
+        os.replace(unfinished, path)
     return path
 
 

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from phlogiston.engine import Family, Site, Structure, Target, discover
+from phlogiston.engine import Family, Site, Structure, Target, discover, parents_of
 from phlogiston.engine.batched import Tier
 from phlogiston.engine.handlers import Missing
 from phlogiston.engine.isolate import seed_sequence
@@ -103,6 +104,11 @@ class Model:
     def missing(self) -> Mapping[str, Missing]:
         """The missing entries of sites that are observed in part, by site."""
         return self._missing
+
+    @property
+    def entries_observed(self) -> Mapping[str, NDArray[np.bool_]]:
+        """Of sites that are observed in part: which entries are data."""
+        return {name: ~missing.mask.numpy() for name, missing in self._missing.items()}
 
     @property
     def parameters(self) -> Mapping[str, torch.Tensor]:
@@ -292,7 +298,9 @@ class Model:
 
         Returns an empty list for a model without problems. Costs one run of the program.
         """
-        return problems_of(self._sites(), self.inputs, self._observed, self._coords)
+        structure = self._sites()
+        doubtful = any(site.impossible for site in structure.observable)
+        return problems_of(structure, self.inputs, self._observed, self._coords, parents_of(self) if doubtful else None)
 
     def _checked(self) -> Model:
         for found in self.check():

@@ -316,11 +316,14 @@ class Posterior:
         return judge(self, thorough=thorough)
 
     def summary(self, sites: str | tuple[str, ...] | None = None) -> pd.DataFrame:
-        """A row a component: mean, sd, their Monte Carlo errors, quantiles, and for chains ESS and R-hat."""
+        """A row a component: mean, sd, their Monte Carlo errors, quantiles, and for chains ESS and R-hat.
+
+        Of a site that was observed in part, only the missing entries are listed.
+        """
         self._insist("summary", _names(sites))
         chosen = {name: self.draws[name].numpy() for name in _names(sites) or self.draws}
-        labels = self.model.labels if self.model is not None else _numbered
-        return summary_table(chosen, self._numpy_weights, labels, chains=self.is_chain)
+        labels, observed = (_numbered, {}) if self.model is None else (self.model.labels, self.model.entries_observed)
+        return summary_table(chosen, self._numpy_weights, labels, chains=self.is_chain, observed=observed)
 
     @property
     def data(self) -> Any:

@@ -33,6 +33,7 @@ def problems_of(
     inputs: Mapping[str, Any],
     observed: Mapping[str, torch.Tensor],
     coords: Mapping[str, Sequence[Any]],
+    parents: Mapping[str, tuple[str, ...]] | None = None,
 ) -> list[Problem]:
     """All problems, the worst first.
 
@@ -41,8 +42,11 @@ def problems_of(
         inputs: the program's arguments by name.
         observed: the values given to ``.observe``, by site.
         coords: labels by dimension.
+        parents: what each site depends on, where that is known.
     """
-    found: list[Problem] = []
+    found: list[Problem] = [
+        _impossible(site) for site in structure.observable if _is_impossible(site, structure, parents)
+    ]
     for site in structure.observable:
         found += _problems_of_observation(site, structure.observations[site.name], site.name in observed)
     sites = structure.of("latent", "observed")
@@ -107,6 +111,29 @@ def _problems_of_labels(sizes: Mapping[str, int], coords: Mapping[str, Sequence[
             expected = f"{sizes[dim]}; the dimension is numbered instead"
             found.append(Problem(where, f"{len(labels)} labels", expected, severity="warning"))
     return found
+
+
+def _is_impossible(site: Site, structure: Structure, parents: Mapping[str, tuple[str, ...]] | None) -> bool:
+    """Whether a value has probability zero whatever the latents are: none of them is among what the site depends on."""
+    if not site.impossible or parents is None:
+        return False
+    unknown = {other.name for other in structure.sites if other.role in ("latent", "parameter")}
+    known, left = set[str](), [site.name]
+    while left:
+        name = left.pop()
+        known.add(name)
+        left += [parent for parent in parents.get(name, ()) if parent not in known]
+    return not known & unknown
+
+
+def _impossible(site: Site) -> Problem:
+    many = "values" if site.impossible > 1 else "value"
+    return Problem(
+        f"site {site.name!r}",
+        f"{site.impossible} observed {many} of probability zero under {site.distribution}, whatever the latents are",
+        "data that can happen, or probabilities that are not exactly 0 or 1",
+        "probs.clamp(1e-6, 1 - 1e-6)",
+    )
 
 
 def _undefined(site: Site) -> Problem:

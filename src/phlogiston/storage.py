@@ -11,15 +11,15 @@ import torch
 import xarray as xr
 
 from phlogiston import arviz_edge, groups
-from phlogiston.errors import DataFileError
+from phlogiston.errors import DataFileError, writing
 from phlogiston.estimate import Estimate
 from phlogiston.plan import Plan
 
 
 def save(posterior: groups.HasDraws, path: Path) -> Path:
     """Write all groups to ``path``; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arviz_edge.write_netcdf(groups.datasets(posterior), path)
+    with writing(path):
+        arviz_edge.write_netcdf(groups.datasets(posterior), path)
     return path
 
 

@@ -24,6 +24,7 @@ def summary_table(
     labels: Callable[[str, Sequence[int]], list[Sequence[Any]]],
     *,
     chains: bool,
+    observed: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> pd.DataFrame:
     """A row a component: mean, sd, Monte Carlo errors, 5 % and 95 % quantiles; for chains ESS and R-hat.
 
@@ -32,18 +33,21 @@ def summary_table(
         weights: normalised, ``[chain, draw]``, or None.
         labels: site and shape -> what each position of each dimension is called.
         chains: whether the draws form chains; only then have ESS and R-hat a meaning.
+        observed: site -> entries that are data and no latents, which are left out.
     """
     import pandas as pd
 
     columns: dict[str, list[float]] = {}
     rows: list[str] = []
+    latent: list[bool] = []
     for name, values in draws.items():
         shape = values.shape[2:]
         positions = itertools.product(*labels(name, shape))
         rows += [f"{name}[{', '.join(map(str, position))}]" if position else name for position in positions]
+        latent += (~(observed or {}).get(name, np.zeros(shape, bool))).reshape(-1).tolist()
         for column, array in _columns(values, weights, chains).items():
             columns.setdefault(column, []).extend(np.asarray(array).reshape(-1).tolist())
-    return pd.DataFrame(columns, index=rows)
+    return pd.DataFrame(columns, index=rows).loc[latent]
 
 
 def _columns(values: Array, weights: Array | None, chains: bool) -> dict[str, Array]:

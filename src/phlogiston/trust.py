@@ -20,8 +20,11 @@ from phlogiston.diagnostics import (
     check_ending,
     check_gap,
     check_modes,
+    check_proper,
+    check_reach,
     checks_of_chains,
     checks_of_weights,
+    endless,
     failed,
     modes_between_chains,
     quantiles,
@@ -65,6 +68,7 @@ class Judged(Drawn, Run, Protocol):
         """KL[q, p], where the draws come from a guide."""
 
 
+@np.errstate(over="ignore", invalid="ignore")  # chains that ran away leave numbers whose squares are none
 def judge(posterior: Judged, *, thorough: bool) -> Report:
     """Every check that applies; those that evaluate the model only if ``thorough``."""
     checks: list[Check] = []
@@ -74,9 +78,13 @@ def judge(posterior: Judged, *, thorough: bool) -> Report:
         draws = next(iter(posterior.draws.values())).shape[1]
         count = int(posterior.figures.get("num_particles", draws))
         checks += checks_of_weights(posterior.figures["pareto_k"], posterior.figures["ess"], count)
+        if outside := posterior.figures.get("outside_proposal"):
+            checks.append(check_reach(outside))
     checks += _of_guides(posterior)
     if posterior.log_evidence is not None and posterior.log_evidence.kind == "exact":
         checks.append(Check("enumeration", "every state was counted; only the draws have a Monte Carlo error"))
+    if thorough or any(check.name in ("R-hat", "divergences") and check.finding is not None for check in checks):
+        checks = _proper(posterior) + checks
     if thorough:
         checks += _one_point(posterior)
         checks += _against_the_model(posterior)
@@ -198,7 +206,7 @@ def _density_checks(posterior: Judged, model: Model) -> list[Check]:
         u, gradient, weights = _evaluated(posterior, target)
     except ModelError as error:  # discrete latents that cannot be summed out: there is no density to hold draws against
         return [skipped(names[0], str(error).partition(";")[0])]
-    label = _coordinates(posterior, target)
+    label = coordinates(target, labels_of(posterior))
     inflation = _inflation(posterior, u)
     checks = [check_draws(u, gradient, label, weights=weights, chains=posterior.is_chain, inflation=inflation)]
     if weights is not None:
@@ -242,11 +250,36 @@ def _inflation(posterior: Judged, u: Array) -> float:
     return float(np.sqrt(max(count / different, 1.0) + count / worth))
 
 
-def _coordinates(posterior: Judged, target: Target) -> Any:
+def _proper(posterior: Judged) -> list[Check]:
+    """Whether flat priors leave the posterior without an end; looked at from the draw of the highest density."""
+    model = posterior.model
+    if model is None or not any(site.improper for site in model.structure.continuous):
+        return []
+    target = model.target()
+    try:
+        u = _evaluated(posterior, target)[0].reshape(-1, target.dim)
+        u = u[np.isfinite(u).all(1)]
+        best = int(np.argmax(target.log_density(torch.from_numpy(u).to(target.dtype)).numpy()))
+        ray = ray_of(target, u[best])
+    except ModelError:  # discrete latents that cannot be summed out, or draws that lack a latent
+        return []
+    return [check_proper(ray, coordinates(target, labels_of(posterior)))]
+
+
+def ray_of(target: Target, start: Array, *, flat: bool = False) -> Array | None:
+    """A direction in which a density with flat priors has no end, from a point ``[D]``; see ``diagnostics.endless``."""
+
+    def density(rows: Array) -> tuple[Array, Array]:
+        value, grad = target.value_and_grad(torch.from_numpy(rows).to(target.dtype))
+        return value.double().numpy(), grad.double().numpy()
+
+    places = [place for slot in target.slots if slot.site.improper for place in range(slot.start, slot.stop)]
+    return endless(start, density, places, flat=flat)
+
+
+def coordinates(target: Target, labels: Any) -> Any:
     """Position in the unconstrained vector -> the component's name."""
     from phlogiston.diagnostics.findings import component
-
-    labels = labels_of(posterior)
 
     def label(place: int) -> str:
         slot = next(slot for slot in target.slots if slot.start <= place < slot.stop)

@@ -13,9 +13,11 @@ import torch
 
 from phlogiston import registry
 from phlogiston.algorithms.needs import require
+from phlogiston.diagnostics import improper, names_of
 from phlogiston.engine import Target
 from phlogiston.engine.batched import Tier
-from phlogiston.errors import SettingError, problem
+from phlogiston.engine.isolate import generator, spawn
+from phlogiston.errors import SettingError, UnsupportedModel, problem
 from phlogiston.kernels.blocks import (
     Result,
     Sampler,
@@ -30,6 +32,7 @@ from phlogiston.kernels.blocks import (
 from phlogiston.matching import mismatch
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
+from phlogiston.trust import coordinates, ray_of
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -95,6 +98,8 @@ def run_chains(
     engine = plan.engine
     if resume_from is not None and engine == "auto":  # machine code rounds otherwise than the graph
         engine = cast(Tier, resume_from.engine.split()[0])
+    if resume_from is None:
+        _refuse_improper(model, plan, starting)
     tasks = _tasks(model, sampler, plan, chain_seeds, starting, states, engine)
     results = equal_lengths(run_blocks(tasks, executor, label=name, progress=progress))
     target = model.target(plan.engine, DTYPES[plan.dtype])
@@ -118,6 +123,22 @@ def run_chains(
         interrupted=any(result.drawn.interrupted for result in results) or len(results) < len(tasks),
         state={f"{i}/{key}": array for i, result in enumerate(results) for key, array in result.state.items()},
     )
+
+
+def _refuse_improper(model: Model, plan: Plan, seed: np.random.SeedSequence) -> None:
+    """Chains would wander off for ever where neither prior nor data bound a latent: its density is level both ways.
+
+    Raises:
+        UnsupportedModel: it is so from three points.
+    """
+    if plan.setup is not on_the_continuum or not any(site.improper for site in model.structure.continuous):
+        return
+    target = model.target(plan.engine, DTYPES[plan.dtype])
+    points = generator(spawn(seed, 1)[0]).standard_normal((3, target.dim))
+    rays = [ray_of(target, point, flat=True) for point in points]
+    if all(ray is not None for ray in rays):
+        names = names_of(cast(np.ndarray, rays[0]), coordinates(target, model.labels))
+        raise UnsupportedModel(f"{improper(names)}")
 
 
 def _tasks(

@@ -100,6 +100,8 @@ class Importance:
             "ess": effective_sample_size(log_weights),
             "num_particles": float(self.num_particles),
         }
+        if proposal.outside:
+            figures["outside_proposal"] = proposal.outside
         if not keep:
             picked = systematic_resample(smoothed, self.max_draws, generator(resampling))
             draws = self._second_pass(proposal, drawing, picked, progress)

@@ -5,11 +5,12 @@ from phlogiston.diagnostics.bound import check_ending, check_gap, check_rest
 from phlogiston.diagnostics.bridge import Bridged, bridge
 from phlogiston.diagnostics.conflict import check_conflict
 from phlogiston.diagnostics.coverage import check_coverage, check_precision, check_usage
-from phlogiston.diagnostics.findings import acceptance, checks_of_chains, checks_of_weights
+from phlogiston.diagnostics.findings import acceptance, check_reach, checks_of_chains, checks_of_weights
 from phlogiston.diagnostics.game import check_distance, check_game
 from phlogiston.diagnostics.loo import Loo, loo
 from phlogiston.diagnostics.modes import check_modes
 from phlogiston.diagnostics.moments import Moments, moments, quantiles, standard_error
+from phlogiston.diagnostics.propriety import check_proper, endless, improper, names_of
 from phlogiston.diagnostics.stein import check_draws
 from phlogiston.diagnostics.verdict import Check, Finding, Report, failed, skipped
 from phlogiston.diagnostics.weights import (
@@ -39,18 +40,23 @@ __all__ = [
     "check_gap",
     "check_modes",
     "check_precision",
+    "check_proper",
+    "check_reach",
     "check_rest",
     "check_usage",
     "checks_of_chains",
     "checks_of_weights",
     "effective_sample_size",
+    "endless",
     "failed",
+    "improper",
     "khat_threshold",
     "log_mean_at_least",
     "log_mean_exp",
     "loo",
     "modes_between_chains",
     "moments",
+    "names_of",
     "pareto_smooth",
     "quantiles",
     "skipped",

@@ -213,6 +213,21 @@ def acceptance(rates: Array, target: float) -> Check:
     return failed("acceptance", finding)
 
 
+def check_reach(outside: float) -> Check:
+    """Whether importance sampling could reach all of the prior."""
+    finding = Finding(
+        f"the proposal's support leaves out {100 * outside:.2g}% of the prior",
+        "propose from a distribution with the support of the prior, such as dist.Normal for a real number",
+        WeightWarning,
+        number=outside,
+        threshold=0.0,
+        meaning="No draw can lie there, and neither k-hat nor the effective sample size can know of it: what posterior "
+        "there is outside is missing from every mean, and from the evidence.",
+        severity="do not use",
+    )
+    return failed("reach of the proposal", finding)
+
+
 def checks_of_weights(khat: float, ess: float, num_draws: int) -> list[Check]:
     """Pareto k-hat and effective sample size of importance weights."""
     limit = khat_threshold(num_draws)

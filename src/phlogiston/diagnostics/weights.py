@@ -187,7 +187,8 @@ def _fit_generalized_pareto(excesses: Array) -> tuple[float, float]:
 def _pareto_quantile(probabilities: Array, shape: float, scale: float) -> Array:
     if abs(shape) < np.finfo(float).eps:
         return -scale * np.log1p(-probabilities)
-    return scale * np.expm1(-shape * np.log1p(-probabilities)) / shape
+    with np.errstate(over="ignore"):  # a tail of such a shape has no largest number; the caller cuts it off
+        return np.asarray(scale * np.expm1(-shape * np.log1p(-probabilities)) / shape)
 
 
 def systematic_resample(log_weights: Array, count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pyro.distributions import Delta, Unit
 from pyro.poutine.messenger import Messenger
-from torch.distributions import biject_to, constraints
+from torch.distributions import Bernoulli, Binomial, Categorical, biject_to, constraints
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from phlogiston.errors import UnsupportedModel, problem
@@ -77,6 +77,23 @@ def missing_of(msg: Message) -> Missing | None:
     """The site's missing entries, if it is observed in part."""
     found: Missing | None = msg["infer"].get(_MISSING)
     return found
+
+
+def impossible(fn: Any, value: torch.Tensor, mask: torch.Tensor) -> int:
+    """How many values have probability zero, of those that torch gives a tiny one, as it keeps away from 0 and 1."""
+    law = base(fn)
+    probs = law.__dict__.get("probs")  # as they were given; logits are never quite certain
+    if probs is None or not isinstance(law, (Bernoulli, Binomial, Categorical)):
+        return 0
+    try:
+        if isinstance(law, Categorical):
+            zero = probs.expand(*value.shape, -1).gather(-1, value.long().unsqueeze(-1)).squeeze(-1) == 0.0
+        else:
+            most = law.total_count if isinstance(law, Binomial) else 1.0
+            zero = ((probs == 0.0) & (value > 0.0)) | ((probs == 1.0) & (value < most))
+        return int((zero & mask).sum())
+    except (RuntimeError, IndexError):  # a value of another shape, or outside the support: said elsewhere
+        return 0
 
 
 def bijection_to(support: Any, name: str) -> Any:

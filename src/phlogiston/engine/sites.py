@@ -84,6 +84,7 @@ class Site:
     ``states`` counts the values of a finite discrete site (None otherwise). ``drawn_shape`` is the shape that
     its distribution gives; an observed value of another shape is a mistake, or a batch without a plate.
     ``scaled`` says that its log probability counts more or less than once (``poutine.scale``, a subsampled plate).
+    ``impossible`` counts observed entries whose probability was exactly zero, where torch would say nearly zero.
     ``missing`` is given where a site is observed in part: the other entries are latent.
     """
 
@@ -102,6 +103,7 @@ class Site:
     drawn_shape: tuple[int, ...] = ()
     in_support: bool = True
     log_prob: float = 0.0
+    impossible: int = 0
     score_error: str = ""
     unconstrained_shape: tuple[int, ...] | None = None
     dtype: torch.dtype | None = None
@@ -332,6 +334,7 @@ def _site(msg: dict[str, Any]) -> Site:
         drawn_shape=tuple(fn.batch_shape + fn.event_shape),
         in_support=(role != "observed" and missing is None) or _in_support(fn, value, mask_of(msg)),
         log_prob=log_prob,
+        impossible=handlers.impossible(fn, value, mask_of(msg)) if role == "observed" else 0,
         score_error=error,
         missing=missing,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from phlogiston.engine import Target
+from phlogiston.engine import Site, Target
 from phlogiston.engine.batched import Tier
 from phlogiston.engine.isolate import generator, spawn
 from phlogiston.errors import ModelError, UnsupportedModel, did_you_mean, problem
@@ -18,6 +18,7 @@ from phlogiston.posterior import Posterior
 
 Values = dict[str, torch.Tensor]
 _CHUNK = 16_384
+_PRIOR_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Proposal:
         draw: number of particles and seed -> chunks of values with ``log_weight``, log p(x, z) - log q(z).
         engine: the tier that evaluated the last chunk.
         target: the densities of the model that weighs them.
+        outside: share of the prior that it cannot reach, as its support is narrower.
     """
 
     draw: Callable[[int, np.random.SeedSequence], Iterator[Values]]
     engine: Callable[[], str]
     target: Target
+    outside: float = 0.0
 
 
 def from_prior(model: Model, tier: Tier) -> Proposal:
@@ -92,7 +95,26 @@ def from_program(model: Model, guide: Model, tier: Tier) -> Proposal:
         draw,
         lambda: target.engine_of(f"complete:{','.join(sorted(names))}"),
         target,
+        _outside(model, guide),
     )
+
+
+def _outside(model: Model, guide: Model) -> float:
+    """The share of prior draws that have a site outside the support from which the guide draws it."""
+    pairs = [(latent.name, latent.support, guide.sites[latent.name].support) for latent in _shared(model, guide)]
+    pairs = [(name, ours, theirs) for name, ours, theirs in pairs if str(ours) != str(theirs)]
+    if not pairs:
+        return 0.0
+    drawn, outside = model.simulate(_PRIOR_DRAWS, seed=0), torch.zeros(_PRIOR_DRAWS, dtype=torch.bool)
+    for name, ours, theirs in pairs:
+        inside, reached = (s.check(drawn[name]).reshape(_PRIOR_DRAWS, -1).all(1) for s in (ours, theirs))
+        if bool(inside.all()):  # else the support changes with other latents, and one run does not tell it
+            outside |= ~reached
+    return float(outside.double().mean())
+
+
+def _shared(model: Model, guide: Model) -> list[Site]:
+    return [site for site in model.structure.of("latent") if site.name in guide.sites]
 
 
 def from_posterior(model: Model, posterior: Posterior, degrees: float | None, tier: Tier) -> Proposal:
@@ -114,6 +136,13 @@ def from_posterior(model: Model, posterior: Posterior, degrees: float | None, ti
             raise UnsupportedModel(
                 problem(f"site {site.name!r}", found="no draws in the proposal", expected="a posterior of this model")
             )
+    for site in structure.continuous:
+        if (shape := tuple(posterior.draws[site.name].shape[2:])) != site.shape:
+            found, expected = (
+                f"draws of shape {shape} in the proposal",
+                f"shape {site.shape}, of this model's posterior",
+            )
+            raise UnsupportedModel(problem(f"site {site.name!r}", found=found, expected=expected))
     if not target.dim:
         raise UnsupportedModel(
             problem("proposal", found="no continuous latent to fit a density to", expected="proposal='prior'")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from phlogiston.diagnostics.verdict import COLOURS, Check, Finding, Report, Verdict
+from phlogiston.errors import writing
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -214,6 +215,7 @@ def render(page: Page) -> str:
 def write(page: Page, path: str | Path) -> Path:
     """Write a page; folders are made."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(page), encoding="utf-8")
+    text = render(page)
+    with writing(path):
+        path.write_text(text, encoding="utf-8")
     return path
