@@ -14,6 +14,7 @@ from test_methods import SETTINGS
 
 import phlogiston as ph
 from phlogiston.algorithms.needs import Method
+from phlogiston.plots.components import choose
 
 NAN = float("nan")
 PRIOR_SD, SD = 2.0, 1.5
@@ -77,6 +78,7 @@ def test_a_normal_with_missing_values_is_the_closed_form(method: str) -> None:
     imputed = np.where(y.isnan(), mean, y), np.where(y.isnan(), (sd**2 + SD**2) ** 0.5, 0.0)
     agrees(posterior, "y", *imputed)
     listed = [row for row in posterior.summary().index if row.startswith("y")]
+    assert [each.label for each in choose(posterior, "y").components] == listed
     assert listed == [f"y[{i}]" for i in np.flatnonzero(y.isnan())]  # the others are data
     if posterior.log_evidence is not None:
         cov = PRIOR_SD**2 * torch.ones(len(seen), len(seen)) + SD**2 * torch.eye(len(seen))

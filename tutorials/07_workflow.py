@@ -335,7 +335,7 @@ assert (elpd["separate"].khat > elpd["separate"].limit).sum() > N / 3  # and kno
 assert (elpd["hierarchy"].khat > elpd["hierarchy"].limit).sum() <= 2
 
 # %% [markdown]
-# Nothing in these 45 times at bat tells the hierarchy from one rate for all, a Bayes factor of two at most; but players
+# Nothing in these 45 times at bat tells the hierarchy from one rate for all, a Bayes factor of about two; but players
 # with nothing in common are out. And the judge that no statistician can bribe, the rest of the season: shrinking each
 # average towards the league's more than halves the squared error, the paradox of Stein that made these data famous
 # ([Efron and Morris 1977](https://doi.org/10.1038/scientificamerican0577-119)).

@@ -95,7 +95,7 @@ def _one_at_a_time(facts: Facts) -> Iterator[Step]:
     else:
         what = f"the discrete latents cannot be summed out: {facts.unsummable}"
     yield step(
-        Gibbs(num_chains=64, num_samples=250, num_warmup=100),
+        Gibbs(num_chains=32, num_samples=800, num_warmup=100),
         "gibbs",
         f"{what}; each of the {facts.dim + facts.discrete:,} latent numbers is drawn from its conditional given the "
         "rest, exactly where that has a known form",

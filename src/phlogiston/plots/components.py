@@ -164,6 +164,9 @@ def _named(posterior: Plottable, sites: Sequence[str] | str | None) -> list[tupl
             if name not in labels:
                 raise UnknownName(f"plot: site {site!r} has no component {name!r}; {_some(name, list(labels))}")
             components = [labels[name]]
+        else:  # of a site that was observed in part, the entries that were not
+            data = {} if posterior.model is None else posterior.model.entries_observed
+            components = [each for each in components if site not in data or not data[site][each[1]]]
         found |= dict.fromkeys(components)
     return list(found)
 
