@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -114,6 +116,52 @@ def test_ctrl_c_returns_chains_of_one_length(monkeypatch: pytest.MonkeyPatch) ->
     assert 1 <= posterior.num_draws < 60
     assert torch.isfinite(posterior.draws["x"]).all()
     assert (posterior.stats["n_steps"] > 0).all()
+
+
+def test_ctrl_c_reaches_the_blocks_of_an_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = nuts_kernel.advance, []
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(args[-1].shape[1] == 0)  # sampling
+        if sum(calls) == 60:
+            os.kill(os.getpid(), signal.SIGINT)  # to the main thread, which waits
+        return original(*args)
+
+    monkeypatch.setattr(nuts_kernel, "advance", interrupted)
+    settings = {"num_chains": 4, "chains_per_block": 2, "num_samples": 100_000, "num_warmup": 40, "seed": 0}
+    with ThreadPoolExecutor(1) as threads:
+        posterior = ph.infer(ph.Model(correlated), "nuts", executor=threads, progress=False, **settings)
+    assert posterior.interrupted
+    assert posterior.draws["x"].shape[0] == 2  # the other block had not begun
+    assert 1 <= posterior.num_draws < 100_000
+    assert torch.isfinite(posterior.draws["x"]).all()
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_keeps_the_draws_of_every_process(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        """
+import os, signal, threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+import torch, pyro, pyro.distributions as dist, phlogiston as ph
+
+def program():
+    pyro.sample("z", dist.Normal(0.0, 1.0))
+
+if __name__ == "__main__":
+    os.setpgrp()
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
+        settings = dict(num_chains=4, chains_per_block=2, num_warmup=20, executor=processes, progress=False, seed=0)
+        ph.infer(ph.Model(program), "nuts", num_samples=20, **settings)  # both workers are awake
+        threading.Timer(3.0, lambda: os.killpg(0, signal.SIGINT)).start()
+        post = ph.infer(ph.Model(program), "nuts", num_samples=2_000_000, **settings)
+        print("chains", post.num_chains, "interrupted", post.interrupted, "some", 0 < post.num_draws < 2_000_000)
+"""
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert "chains 4 interrupted True some True" in done.stdout, done.stderr
 
 
 def test_ctrl_c_in_warm_up_raises_as_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

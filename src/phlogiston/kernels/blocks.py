@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import Executor, Future, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import cloudpickle
@@ -187,13 +190,27 @@ def _loaded(model: bytes) -> Model:
     return found
 
 
-def _silent(model: bytes, rest: bytes) -> bytes:
-    """A block in another process: program and result travel by value, so that lambdas and notebooks work."""
+def _elsewhere(model: bytes, rest: bytes, stop: Path) -> bytes | None:
+    """A block in another process: program and result travel by value, so that lambdas and notebooks work.
+
+    It ends early once there is a file at ``stop``, with the draws that it has, or with None in warm-up. That is how
+    Ctrl-C reaches it: a terminal sends the signal to every process, and it would end workers along with their draws.
+    """
     if multiprocessing.parent_process() is not None:  # a thread of an executor here must not change it for all
         torch.set_num_threads(1)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def report(*_: Any) -> None:
+        if stop.exists():
+            raise KeyboardInterrupt
+
     with _ONE_AT_A_TIME:
         task: Task = cloudpickle.loads(rest)(model=_loaded(model))
-        return bytes(cloudpickle.dumps(run_block(task, lambda *_: None)))
+        try:
+            return bytes(cloudpickle.dumps(run_block(task, report)))
+        except KeyboardInterrupt:
+            return None
 
 
 def _without_model(task: Task) -> Callable[..., Task]:
@@ -202,34 +219,48 @@ def _without_model(task: Task) -> Callable[..., Task]:
 
 
 def _by_executor(tasks: Sequence[Task], executor: Executor, bar: Any, warmup: int) -> list[Result]:
+    """Results in the order of the tasks; after Ctrl-C those of blocks that had begun to sample."""
     model = cloudpickle.dumps(tasks[0].model)
-    futures: dict[Future[bytes], Task] = {}
-    try:
-        for task in tasks:
-            futures[executor.submit(_silent, model, cloudpickle.dumps(_without_model(task)))] = task
-    except BrokenProcessPool as error:
-        raise WorkerDied("a worker of this executor ended earlier; write: a new ProcessPoolExecutor") from error
-    processes = dict(getattr(executor, "_processes", None) or {})
-    found: dict[int, Result] = {}
-    try:
-        for future in as_completed(futures):
-            task = futures[future]
-            found[task.first_chain] = cloudpickle.loads(future.result())
-            bar.update(task.chains * (warmup + task.num_samples))
-    except BrokenProcessPool as error:
-        lost = ", ".join(task.label for future, task in futures.items() if task.first_chain not in found)
-        for process in processes.values():
-            process.join(timeout=1.0)  # its exit code is known only then
-        codes = [process.exitcode for process in processes.values() if process.exitcode not in (None, 0)]
-        raise WorkerDied(
-            f"a worker process ended with exit code {codes[0] if codes else 'unknown'} while it ran {lost}; "
-            "a negative code is a signal (-9: killed, often as memory ran out); "
-            "write: fewer chains_per_block, or no executor"
-        ) from error
-    finally:
-        for future in futures:
-            future.cancel()
-    return [found[task.first_chain] for task in tasks]
+    with tempfile.TemporaryDirectory(prefix="phlogiston-") as folder:
+        stop = Path(folder) / "stop"
+        futures: dict[Future[bytes | None], Task] = {}
+        try:
+            for task in tasks:
+                futures[executor.submit(_elsewhere, model, cloudpickle.dumps(_without_model(task)), stop)] = task
+        except BrokenProcessPool as error:
+            raise WorkerDied("a worker of this executor ended earlier; write: a new ProcessPoolExecutor") from error
+        processes = dict(getattr(executor, "_processes", None) or {})
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update(futures[future].chains * (warmup + futures[future].num_samples))
+        except KeyboardInterrupt:
+            stop.touch()
+            wait([future for future in futures if not future.cancel()])  # a second Ctrl-C ends this
+        except BrokenProcessPool as error:
+            raise _lost(futures, list(processes.values())) from error
+        finally:
+            stop.touch()
+            for future in futures:
+                future.cancel()
+    finished = [future for future in futures if not future.cancelled() and future.exception() is None]
+    results = [cloudpickle.loads(found) for future in finished if (found := future.result()) is not None]
+    if not results:
+        raise KeyboardInterrupt
+    return results
+
+
+def _lost(futures: Mapping[Future[Any], Task], processes: Sequence[Any]) -> WorkerDied:
+    """Says which chains a worker took with it, and how it ended."""
+    lost = ", ".join(t.label for f, t in futures.items() if not f.done() or f.cancelled() or f.exception() is not None)
+    for process in processes:
+        process.join(timeout=1.0)  # its exit code is known only then
+    codes = [process.exitcode for process in processes if process.exitcode not in (None, 0)]
+    return WorkerDied(
+        f"a worker process ended with exit code {codes[0] if codes else 'unknown'} while it ran {lost}; "
+        "a negative code is a signal (-9: killed, often as memory ran out); "
+        "write: fewer chains_per_block, or no executor"
+    )
 
 
 def equal_lengths(results: Sequence[Result]) -> list[Result]:
