@@ -21,7 +21,8 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "exact": [{"num_samples": 2000}],
     "rejection": [{"num_samples": 1000}],
     "importance": [{"num_particles": 40_000}],
-    "hmc": [{"num_samples": 100, "num_warmup": 150, "num_chains": 32, "engine": "graph"}],
+    # With 32 chains 1 in 24 seeds is 4 s.e. low in the sd of eight schools' tau: its tail is long. So for gibbs below.
+    "hmc": [{"num_samples": 100, "num_warmup": 150, "num_chains": 64, "engine": "graph"}],
     "nuts": [{"num_samples": 250, "num_warmup": 150, "num_chains": 8, "engine": "graph"}],
     "mh": [{"num_samples": 300, "num_warmup": 300, "num_chains": 16, "num_steps": 4}],
     # With 8 chains seed 12 is 3.7 to 4.5 s.e. off in one sd of the funnel. More chains shrink that (-3.7, -3.1 and -2.4
@@ -152,11 +153,12 @@ def test_a_seed_gives_the_same_draws_and_another_seed_gives_others(method: str, 
         settings["num_particles"] = 300
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ph.PhlogistonWarning)
-        first, again, other = (ph.infer(model, method, seed=s, progress=False, **settings) for s in (5, 5, 6))
+        first, again = (ph.infer(model, method, seed=5, progress=False, **settings) for _ in range(2))
     assert all(torch.equal(first.draws[site], again.draws[site]) for site in first.draws)
+    one, other = (run(method, name, seed) for seed in SEEDS)
     if getattr(registry.method_class(method), "is_random", True):
-        assert any(not torch.equal(first.draws[site], other.draws[site]) for site in first.draws)
-    assert (first.seed, other.seed) == (5, 6)
+        assert any(not torch.equal(one.draws[site], other.draws[site]) for site in one.draws)
+    assert (first.seed, one.seed, other.seed) == (5, *SEEDS)
 
 
 @pytest.mark.parametrize("name", ["beta_binomial", "hmm", "dirichlet_categorical"])
@@ -274,7 +276,7 @@ def test_more_particles_than_are_kept_are_resampled_from_the_same_run(load_model
 
 def test_the_centred_hierarchy_is_flagged_and_the_non_centred_one_is_better(load_model: Any) -> None:
     module = load_model("eight_schools")
-    settings = ph.NUTS(num_samples=200, num_warmup=200, num_chains=16)
+    settings = ph.NUTS(num_samples=200, num_warmup=150, num_chains=8, max_tree_depth=5, engine="graph")
     with pytest.warns(
         ph.ConvergenceWarning,
         match=r"theta is drawn around mu with the latent scale tau: write model = ph.reparam\(model\)",

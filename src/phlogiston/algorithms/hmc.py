@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from phlogiston.algorithms.chains import DTYPES, Plan, run_chains
 from phlogiston.algorithms.needs import Needs, fraction, known_start, one_of, positive, positive_int, whole
 from phlogiston.engine.batched import TIERS, Tier
 from phlogiston.errors import SettingError, problem
+from phlogiston.kernels.adaptation import MassMatrix
 from phlogiston.kernels.hmc import HmcBlock
 from phlogiston.kernels.starts import Start
 from phlogiston.model import Model
@@ -37,7 +38,8 @@ class HMC:
         trajectory_length: "adapt", or a time in units of the latents' standard deviations.
         num_steps: leapfrogs a trajectory, instead of a length.
         jitter: how much of the length varies: the share is spread over [1 - jitter, 1].
-        mass_matrix: "diag"; "dense" for correlated latents; "low_rank" where there are too many for "dense".
+        mass_matrix: "dense" learns every correlation, "diag" none, "low_rank" the few that matter among many
+            latents; "auto" is dense for up to 50 unconstrained numbers and diag beyond.
         chains_per_block: chains that share a warm-up; the draws depend on it, and not on where blocks run.
         initial: where chains begin: "uniform" in [-2, 2] (unconstrained), "prior" draws, near the prior "median",
             draws of "pathfinder", or values by site, ``[*site shape]`` or ``[num_chains, *site shape]``.
@@ -67,7 +69,7 @@ class HMC:
     trajectory_length: float | Literal["adapt"] = "adapt"
     num_steps: int | None = None
     jitter: float = 1.0
-    mass_matrix: Literal["diag", "dense", "low_rank"] = "diag"
+    mass_matrix: MassMatrix = "auto"
     chains_per_block: int = 64
     initial: Start | Mapping[str, Any] = "uniform"
     dtype: Literal["float64", "float32"] = "float64"
@@ -87,7 +89,7 @@ class HMC:
         whole(num_warmup=self.num_warmup)
         positive(step_size=self.step_size)
         fraction(target_accept_prob=self.target_accept_prob)
-        one_of(("diag", "dense", "low_rank"), mass_matrix=self.mass_matrix)
+        one_of(get_args(MassMatrix), mass_matrix=self.mass_matrix)
         one_of(tuple(DTYPES), dtype=self.dtype)
         one_of(TIERS, engine=self.engine)
         if self.trajectory_length != "adapt":

@@ -52,7 +52,7 @@ class Job:
         method = self.method
         return (
             isinstance(method, NUTS)
-            and method.mass_matrix == "diag"
+            and method.mass_matrix in ("auto", "diag")
             and method.initial in ("uniform", "prior", "median")
             and method.dtype == "float64"
             and method.needs.unmet(self.model.structure) is None
@@ -106,7 +106,7 @@ class Workshop:
             target_accept_prob=method.target_accept_prob,
             max_tree_depth=method.max_tree_depth,
             step_size=method.step_size,
-            mass_matrix=method.mass_matrix,
+            mass_matrix="diag",
         )
         full = self.job.simulations_at_once  # a short last block is filled up: one size is compiled once
         rows = torch.arange(full) % count

@@ -8,7 +8,6 @@ what successive draws share, and warm-up together.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from phlogiston.algorithms.exact import Exact
 from phlogiston.algorithms.gibbs import Gibbs
@@ -20,6 +19,7 @@ from phlogiston.algorithms.smc import SMC
 from phlogiston.algorithms.svi import SVI
 from phlogiston.choosing.facts import Facts, Pilot, rounded_up
 from phlogiston.guides.amortized import Amortized
+from phlogiston.kernels.adaptation import DENSE
 from phlogiston.plan import Step, step
 
 OF_NUTS = 100.0  # densities for an effective draw
@@ -30,7 +30,6 @@ KHAT_OF_PRIOR = 0.7  # weights from the prior are bounded wherever the likelihoo
 DEAR = 3e11  # numbers that a run may make: minutes
 _LEAPFROGS = 32 * 500 * 10  # of 32 chains with 500 draws, warm-up included, ten steps a draw
 _FEWEST = 20.0  # effective draws that a pilot has to have
-_DENSE = 50  # dimensions up to which a dense mass matrix is learnt
 _ROWS = 10_000  # data from which on minibatches pay
 
 
@@ -170,7 +169,7 @@ def _variational(facts: Facts) -> Iterator[Step]:
             f"which do not depend on each other: one network reads them off the data; {dear}"
         )
         yield step(SVI(guide=Amortized(), batch_size=min(100, rows.size), num_steps=5000), "svi", reason)
-    guide = "multivariate_normal" if facts.dim <= _DENSE else "normal"
+    guide = "multivariate_normal" if facts.dim <= DENSE else "normal"
     batch = 1000 if facts.data >= _ROWS and facts.plates else None
     yield step(SVI(guide=guide, batch_size=batch), "svi", f"{dear}; a normal is fitted by climbing the ELBO")
 
@@ -180,11 +179,7 @@ def _nuts(facts: Facts) -> NUTS:
         return NUTS(num_chains=4, num_samples=300, num_warmup=200)
     if facts.elements > DEAR / _LEAPFROGS:
         return NUTS(num_chains=4, num_samples=500, num_warmup=500)
-    return NUTS(num_chains=32, num_samples=300, num_warmup=200, mass_matrix=_mass(facts))
-
-
-def _mass(facts: Facts) -> Literal["dense", "diag"]:
-    return "dense" if 1 < facts.dim <= _DENSE else "diag"
+    return NUTS(num_chains=32, num_samples=300, num_warmup=200)
 
 
 def _with_gradients(facts: Facts) -> Iterator[Step]:
@@ -198,7 +193,6 @@ def _with_gradients(facts: Facts) -> Iterator[Step]:
         num_warmup=1000,
         num_samples=1000,
         target_accept_prob=0.95,
-        mass_matrix=_mass(facts),
     )
     against = (
         "divergences",

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 
 from phlogiston.engine.batched import Batched
 from phlogiston.engine.graph import Graph, Values
 
-Scaling = Literal["diag", "dense", "low_rank"]
 Scale = tuple[torch.Tensor, ...]
 Evaluate = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 

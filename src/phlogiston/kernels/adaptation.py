@@ -6,18 +6,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from phlogiston.engine.chains import Scale, Scaling
+from phlogiston.engine.chains import Scale
 
 Array = NDArray[Any]
+MassMatrix = Literal["auto", "diag", "dense", "low_rank"]
 Density = Callable[[Array], tuple[Array, Array]]  # positions [D, C] -> log density [C], gradient [D, C]
 _NEWTON, _SETTLING = 6, 3  # updates of the step size by whole steps; of these the average forgets so many
 _RANK = 16  # directions that a low-rank scale corrects at most
+DENSE = 50  # coordinates up to which every covariance is learnt by default: products with them cost little
 _NOTABLE = 2.0  # a direction is corrected if its variance is this many times too large, or too small
 
 
@@ -141,12 +143,12 @@ def windows(num_warmup: int, num_chains: int) -> list[Window]:
     return [*first, *(Window(n, True, 8 + i) for i, n in enumerate(sizes)), Window(last, False)]
 
 
-def unit_scale(kind: Scaling, dim: int, dtype: torch.dtype) -> Scale:
-    """No scaling at all."""
-    if kind == "dense":
+def unit_scale(kind: MassMatrix, dim: int, dtype: torch.dtype) -> Scale:
+    """No scaling at all, of that kind; "auto" is dense for 2 to 50 coordinates."""
+    if kind == "dense" or (kind == "auto" and 1 < dim <= DENSE):
         return (torch.eye(dim, dtype=dtype),)
     ones = torch.ones(dim, dtype=dtype)
-    if kind == "diag":
+    if kind in ("diag", "auto"):
         return (ones,)
     rank = min(_RANK, dim)
     return (ones, torch.zeros(dim, rank, dtype=dtype), torch.zeros(rank, dtype=dtype))
@@ -162,7 +164,7 @@ def scale_in(state: dict[str, Array]) -> Scale:
     return tuple(torch.from_numpy(state[name]) for name in sorted(state) if name.startswith("scale_"))
 
 
-def learnt_scale(kind: Scaling, draws: Array, grads: Array, scale: Scale) -> Scale:
+def learnt_scale(draws: Array, grads: Array, scale: Scale) -> Scale:
     r"""The scale under which the density would be closest to a standard normal.
 
     The covariance that brings the draws' covariance :math:`\Sigma` and that of the gradients, :math:`\Lambda`
@@ -170,10 +172,9 @@ def learnt_scale(kind: Scaling, draws: Array, grads: Array, scale: Scale) -> Sca
     Fisher divergence from a standard normal. Both are shrunk towards what the scale in use says of them.
 
     Args:
-        kind: of the scale.
         draws: ``[n, D]``, unconstrained.
         grads: ``[n, D]``, gradients of the log density there.
-        scale: in use, kept where the draws say nothing.
+        scale: in use, kept where the draws say nothing; the new one is of its kind.
 
     References:
         Seyboldt, Carlson and Carpenter (2026), Preconditioning Hamiltonian Monte Carlo by minimizing Fisher
@@ -186,9 +187,9 @@ def learnt_scale(kind: Scaling, draws: Array, grads: Array, scale: Scale) -> Sca
     spread, slope = draws.std(0), grads.std(0)
     sd = np.sqrt(np.where(spread > 0.0, spread, 1.0) / np.where(slope > 0.0, slope, 1.0))
     found: tuple[Array, ...] = (sd,)
-    if kind == "dense":
+    if scale[0].ndim == 2:
         found = (_dense((draws - draws.mean(0)) / sd, (grads - grads.mean(0)) * sd) * sd[:, None],)
-    if kind == "low_rank":
+    if len(scale) == 3:
         found = _low_rank((draws - draws.mean(0)) / sd, (grads - grads.mean(0)) * sd, sd, scale[2].shape[0])
     if not all(np.isfinite(part).all() for part in found):
         return scale

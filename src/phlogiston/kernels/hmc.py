@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from phlogiston.engine.chains import ChainDensity, Scale, Scaling, scaled
+from phlogiston.engine.chains import ChainDensity, Scale, scaled
 from phlogiston.engine.isolate import uncollected
-from phlogiston.kernels.adaptation import StepSearch, named_scale, reasonable_step, scale_in, unit_scale
+from phlogiston.kernels.adaptation import MassMatrix, StepSearch, named_scale, reasonable_step, scale_in, unit_scale
 from phlogiston.kernels.blocks import Drawn, Report, State
 from phlogiston.kernels.nuts import NutsBlock
 from phlogiston.kernels.streams import Words, fill_normal, jit, streams, uniform
@@ -131,7 +131,7 @@ class HmcBlock:
     num_warmup: int
     target_accept_prob: float
     step_size: float
-    mass_matrix: Scaling
+    mass_matrix: MassMatrix
     length: float | None
     num_steps: int | None
     jitter: float

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from phlogiston.engine.chains import ChainDensity, Scale, Scaling, scaled, unscaled, unscaled_back
+from phlogiston.engine.chains import ChainDensity, Scale, scaled, unscaled, unscaled_back
 from phlogiston.engine.isolate import uncollected
 from phlogiston.kernels.adaptation import (
     CROWD,
+    MassMatrix,
     StepSearch,
     Window,
     learnt_scale,
@@ -43,7 +44,7 @@ class NutsBlock:
     target_accept_prob: float
     max_tree_depth: int
     step_size: float
-    mass_matrix: Scaling
+    mass_matrix: MassMatrix
     relocates: bool = True
 
     def unit(self, dim: int, dtype: torch.dtype) -> Scale:
@@ -116,7 +117,7 @@ class NutsBlock:
             filled[lost] = False
             seen = scaled(torch.from_numpy(draws[filled].T), run.scale).mT.numpy()
             slopes = unscaled_back(torch.from_numpy(grads[filled].T), run.scale).mT.numpy()
-            run.scale = learnt_scale(self.mass_matrix, seen, slopes, run.scale)
+            run.scale = learnt_scale(seen, slopes, run.scale)
         trees.front[:] = unscaled(at, run.scale).numpy()
 
     def sample(self, density: ChainDensity, state: State, num_samples: int, report: Report) -> Drawn:
