@@ -23,7 +23,7 @@ from mcmc_peers.run import Run, Sampler
 from mcmc_peers.targets import TARGETS, Data
 
 DEFAULT: tuple[str, dict[str, Any]] = ("nuts", {})  # 4 chains of 1,000 + 1,000
-# The best documented settings: a block of chains for each core, and a mass matrix that knows the correlations.
+# The best documented settings: a block of chains for each core.
 MANY: tuple[str, dict[str, Any]] = (
     "nuts",
     {
@@ -31,7 +31,6 @@ MANY: tuple[str, dict[str, Any]] = (
         "chains_per_block": 64,
         "num_warmup": 150,
         "num_samples": 500,
-        "mass_matrix": "dense",
         "engine": "compiled",
     },
 )
