@@ -36,7 +36,7 @@ from phlogiston.diagnostics import Moments, moments  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 BEGIN, END = "<!-- posteriordb: written by benchmarks/posteriordb.py --update -->", "<!-- end of posteriordb -->"
-# NUTS, where the default is not enough: the target acceptance rate of the reference's own run. The centred eight schools
+# NUTS, where the default is not enough: the target acceptance rate of the reference's own run. Centred eight schools
 # have no reference run of their own (their reference is the non-centred one's): no setting rids NUTS of divergences
 # there, but long chains of short steps have the right moments.
 NUTS: dict[str, dict[str, object]] = {
