@@ -512,7 +512,7 @@ def test_a_plate_of_fixed_size_refuses_data_of_another(run: Run, tmp_path: Path)
         ("d.json", "{}", "d.json: found nothing in it; expected at least one named value"),
         ("d.json", '{"y": [[1, 2], [3]]}', "d.json: 'y': found uneven lists; expected rows of one length"),
         ("d.json", '{"y": [1, "tall"]}', "d.json: 'y': found 'tall'; expected a number, or a list of numbers"),
-        ("d.json", '{"y": [1, null]}', "d.json: 'y': found None; expected a number, or a list of numbers"),
+        ("d.json", '{"y": [1, null]}', "d.json: 'y': found null; expected a number, or NaN where one is missing"),
         ("d.json", '{"y": {"a": 1}}', "d.json: 'y': found {'a': 1}; expected a number, or a list of numbers"),
         ("d.json", b"\xff\xfe\x00", "d.json: found bytes that are not text; expected UTF-8 text"),
         ("d.csv", "", "d.csv: found nothing in it"),
@@ -521,7 +521,8 @@ def test_a_plate_of_fixed_size_refuses_data_of_another(run: Run, tmp_path: Path)
         ("d.csv", "y,y\n3,4\n", "d.csv:1: found two columns 'y'; expected each name once"),
         ("d.csv", "y,scale\n1,1\n\n2\n", "d.csv:4: found 1 cells; expected 2"),
         ("d.csv", "y\n1\ntall\n", "d.csv:3: column 'y': found 'tall'; expected a number"),
-        ("d.csv", "y,scale\n1,\n", "d.csv:2: column 'scale': found an empty cell; expected a number"),
+        ("d.csv", "y,scale\n1,\n", "d.csv:2: column 'scale': found an empty cell; expected a number, or nan where"),
+        ("d.csv", "y;scale\n1;2\n", "d.csv:1: found columns separated by ';'; expected by commas"),
         ("d.csv", 'y\n"' + "1" * 200_000, "d.csv:2: found malformed CSV: field larger than field limit"),
         (
             "d.npz",

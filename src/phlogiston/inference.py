@@ -146,7 +146,7 @@ def methods() -> list[MethodInfo]:
     return found
 
 
-def load(path: str | Path, *, model: Model | None = None) -> Posterior | Fitted:
+def load(path: str | Path, model: Model | None = None) -> Posterior | Fitted:
     """What ``posterior.save`` or ``fitted.save`` wrote; nothing in the file is executed.
 
     Args:

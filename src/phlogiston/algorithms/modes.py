@@ -66,11 +66,11 @@ def _top(target: Target, paths: Paths) -> tuple[NDArray[Any], dict[str, float], 
 
 @dataclass(frozen=True, kw_only=True)
 class MAP:
-    r"""The most probable point, :math:`\arg\max_z p(z \mid x)`: one draw, without any measure of spread.
+    r"""The most probable point of the posterior: one draw, without any measure of spread.
 
-    The density is that of the latents as the program writes them (no Jacobian), so the mode of a scale depends on how
-    the scale is written; ``jacobian=True`` takes the density on the unconstrained scale. Discrete latents that can be
-    enumerated are summed out, then drawn back.
+    It is :math:`\arg\max_z p(z \mid x)`. The density is that of the latents as the program writes them (no Jacobian),
+    so the mode of a scale depends on how the scale is written; ``jacobian=True`` takes the density on the unconstrained
+    scale. Discrete latents that can be enumerated are summed out, then drawn back.
 
     Args:
         num_starts: points to climb from; the highest top is kept.

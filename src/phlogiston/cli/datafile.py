@@ -71,7 +71,8 @@ def _numbers(path: Path, name: str, value: Any) -> Array:
             ),
             value,
         )
-        raise DataFileError(problem(where, found=repr(odd), expected="a number, or a list of numbers"))
+        expected = "a number, or a list of numbers" if odd is not None else "a number, or NaN where one is missing"
+        raise DataFileError(problem(where, found="null" if odd is None else repr(odd), expected=expected))
     return array
 
 
@@ -104,6 +105,8 @@ def _csv(path: Path) -> dict[str, Array]:
     if not rows:
         return {}
     (_, header), body = rows[0], rows[1:]
+    if len(header) == 1 and (separator := next((s for s in ";\t|" if s in header[0]), "")):
+        raise DataFileError(problem(f"{path}:1", found=f"columns separated by {separator!r}", expected="by commas"))
     if any(_number(name) is not None or not name for name in header):
         expected = "a header: the name of every column"
         raise DataFileError(problem(f"{path}:1", found=", ".join(map(repr, header[:5])), expected=expected))
@@ -130,8 +133,8 @@ def _number(text: str) -> int | float | None:
 def _cell(path: Path, line: int, name: str, text: str) -> int | float:
     value = _number(text)
     if value is None:
-        found = repr(text) if text else "an empty cell"
-        raise DataFileError(problem(f"{path}:{line}: column {name!r}", found=found, expected="a number"))
+        found, missing = (repr(text), "") if text else ("an empty cell", ", or nan where one is missing")
+        raise DataFileError(problem(f"{path}:{line}: column {name!r}", found=found, expected=f"a number{missing}"))
     return value
 
 
