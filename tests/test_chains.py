@@ -53,8 +53,15 @@ def same(a: ph.Posterior, b: ph.Posterior) -> bool:
     )
 
 
-@pytest.mark.parametrize("engine", [pytest.param("graph", marks=pytest.mark.slow), "compiled"])
-@pytest.mark.parametrize("model", [ph.Model(correlated), MIXTURE], ids=["continuous", "discrete"])
+@pytest.mark.parametrize(
+    ("model", "engine"),
+    [
+        pytest.param(ph.Model(correlated), "compiled", id="continuous-compiled"),
+        pytest.param(MIXTURE, "graph", id="discrete-graph"),
+        pytest.param(ph.Model(correlated), "graph", id="continuous-graph", marks=pytest.mark.slow),
+        pytest.param(MIXTURE, "compiled", id="discrete-compiled", marks=pytest.mark.slow),
+    ],
+)
 def test_two_runs_are_one_bit_for_bit_from_memory_and_from_disk(model: ph.Model, engine: str, tmp_path: Path) -> None:
     settings = {"num_warmup": 40, "engine": engine, "progress": False, "seed": 3}
     whole = ph.infer(model, "nuts", num_samples=40, **settings)

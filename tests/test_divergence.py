@@ -122,11 +122,9 @@ def test_c2st_finds_the_best_accuracy_and_chance() -> None:
         assert found.size == 1200
         assert abs(found.accuracy.value - exact) < 4 * found.accuracy.se
         assert found.p_value < 1e-6
-    p_values = [
-        divergence.c2st(rng.normal(size=(300, 2)), rng.normal(size=(300, 2)), seed=s).p_value for s in range(16)
-    ]
+    p_values = [divergence.c2st(rng.normal(size=(300, 2)), rng.normal(size=(300, 2)), seed=s).p_value for s in range(8)]
     assert min(p_values) > 1e-4
-    assert 0.25 < np.mean(p_values) < 0.75
+    assert 0.15 < np.mean(p_values) < 0.85
 
 
 def test_c2st_sees_a_correlation() -> None:

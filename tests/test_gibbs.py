@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +263,9 @@ def test_closed_forms_are_found_where_they_are_and_only_there(program: Any, expe
 def test_closed_forms_agree_with_nuts(program: Any) -> None:
     model = ph.Model(program)
     gibbs = ph.infer(model, ph.Gibbs(num_chains=16, num_samples=400, num_warmup=100), seed=1, progress=False)
-    nuts = ph.infer(model, ph.NUTS(num_chains=16, num_samples=400, num_warmup=200), seed=1, progress=False)
+    nuts = ph.infer(
+        model, ph.NUTS(num_chains=16, num_samples=300, num_warmup=150, engine="graph"), seed=1, progress=False
+    )
     assert float(gibbs.stats["acceptance_rate"].min()) > 1.0 - 1e-6
     for site in gibbs.draws:
         a, b = gibbs.moments(site), nuts.moments(site)
@@ -339,7 +340,7 @@ def same(a: ph.Posterior, b: ph.Posterior) -> bool:
     )
 
 
-@pytest.mark.parametrize("engine", [pytest.param("graph", marks=pytest.mark.slow), "compiled"])
+@pytest.mark.parametrize("engine", ["graph", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_two_runs_are_one_bit_for_bit_from_memory_and_from_disk(engine: str, tmp_path: Path) -> None:
     model = ph.Model(everything)
     settings = {"num_warmup": 40, "engine": engine, "progress": False, "seed": 3}
@@ -352,12 +353,17 @@ def test_two_runs_are_one_bit_for_bit_from_memory_and_from_disk(engine: str, tmp
 
 def test_workers_make_no_difference() -> None:
     model = ph.Model(everything)
-    settings = {"num_chains": 6, "chains_per_block": 2, "num_warmup": 20, "num_samples": 20, "seed": 1}
+    settings = {
+        "num_chains": 6,
+        "chains_per_block": 2,
+        "num_warmup": 20,
+        "num_samples": 20,
+        "seed": 1,
+        "engine": "graph",
+    }
     here = ph.infer(model, "gibbs", progress=False, **settings)
-    with ThreadPoolExecutor(2) as threads:
+    with ThreadPoolExecutor(2) as threads:  # processes: see the tests of chains, and of user proposals
         assert same(here, ph.infer(model, "gibbs", executor=threads, progress=False, **settings))
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
-        assert same(here, ph.infer(model, "gibbs", executor=processes, progress=False, **settings))
 
 
 def test_a_count_without_end_moves_by_integers() -> None:
