@@ -250,6 +250,89 @@ def test_bad_input_is_refused_with_the_fix() -> None:
         quick(packing=3)
 
 
+class Of(nn.Module):
+    """A critic of a user's making."""
+
+    def __init__(self, rule: Any) -> None:
+        super().__init__()
+        self.layer, self.rule = nn.Linear(1, 1), rule
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.rule(self.layer, x.unsqueeze(1)).squeeze(1)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("critic", "message"),
+    [
+        (Of(lambda layer, x: layer(x) * math.nan), "outputs at data that are not finite"),
+        (Of(lambda layer, x: layer(x.detach())), "no gradient to the data"),
+        (Of(lambda layer, x: (layer(x) > 0.0).float()), "no gradient to the data"),
+        (Of(lambda layer, x: layer(x.reshape(2, 1))), "found RuntimeError: shape .* is invalid"),
+        (Of(lambda layer, x: layer(x)).requires_grad_(False), "found no parameter to learn"),
+    ],
+)
+def test_a_critic_that_cannot_learn_or_teach_is_refused(critic: nn.Module, message: str) -> None:
+    with pytest.raises(ph.ModelError, match=f"critic: .*{message}"):
+        ph.train(plain(data()), quick(critic=critic))
+
+
+def test_what_is_frozen_in_a_critic_stays_as_it_was() -> None:
+    critic = nn.Sequential(nn.Unflatten(0, (-1, 1)), nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1))
+    critic[1].requires_grad_(False)
+    fitted = ph.train(plain(data()), quick(critic=critic, num_steps=2), seed=0, progress=False)
+    assert [tuple(value.shape) for value in fitted.state["critic"][:2]] == [(1, 4), (1,)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optim": 0.001}, r"optim: found 0.001; expected a ph.Adam; write: optim=ph.Adam"),
+        ({"critic_optim": "adam"}, "critic_optim: found 'adam'; expected a ph.Adam"),
+        ({"critic": "mlp"}, "critic: found 'mlp'; expected a torch.nn.Module"),
+        ({"critic": Line}, r"expected a torch.nn.Module; write: critic=Line\(\)"),
+        ({"r1": "much"}, "r1: found 'much'; expected a number from zero on"),
+        ({"r2": math.inf}, "r2: found inf; expected a number from zero on"),
+        ({"ema": "0.9"}, "ema: found '0.9'; expected a number from 0 to 1"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ph.SettingError, match=message):
+        quick(**settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x * 0.0 + 0.1, "found 64 rows that are all the same; expected data that vary"),
+        (lambda x: x * 1e30, "whose square is beyond float32; expected numbers nearer to one; write: x = data /"),
+        (lambda x: x * 1e-30, "whose square is beyond float32"),
+    ],
+)
+def test_data_that_cannot_be_measured_are_refused(change: Any, message: str) -> None:
+    with pytest.raises(ph.ModelError, match=message):
+        ph.train(plain(change(data())), quick())
+
+
+def test_draws_that_are_not_finite_before_training_are_refused() -> None:
+    def logarithm() -> None:
+        loc = pyro.param("loc", torch.zeros(()))
+        with pyro.plate("n", ROWS):
+            pyro.deterministic("x", loc + pyro.sample("z", dist.Normal(0.0, 1.0)).log())
+
+    with pytest.raises(ph.ModelError, match=r"site 'x': found .* not finite, drawn before any training"):
+        ph.train(ph.Model(logarithm).observe(x=data()), quick())
+
+
+def test_a_game_goes_on_with_another_loss_but_not_from_anything() -> None:
+    first = ph.train(plain(data()), quick(num_steps=100, check_every=100), seed=0, progress=False)
+    other = quick(num_steps=200, check_every=100, loss="hinge")
+    second = ph.train(plain(data()), other, progress=False, resume_from=first)
+    assert np.isnan(second.history["check_calibration"]).tolist() == [False, True]
+    with pytest.raises(ph.SettingError, match=r"resume_from: found 3; expected what ph.train returned"):
+        ph.train(plain(data()), quick(), resume_from=3)  # type: ignore[arg-type]
+
+
 def test_a_generator_without_a_latent_or_with_a_smaller_range_is_refused() -> None:
     net = nn.Sequential(nn.Linear(1, 1), nn.Sigmoid())
 

@@ -160,5 +160,17 @@ def test_what_cannot_be_compared_is_refused_with_the_reason() -> None:
         divergence.c2st(np.zeros((9, 2)), np.zeros((9, 3)))
     with pytest.raises(ValueError, match=r"bandwidths: found \(0.0,\); expected numbers above zero"):
         divergence.mmd(np.zeros(10), np.ones(10), bandwidths=[0.0])
+    for given, found in (("a", "str"), ([[1.0], [1.0, 2.0]], "list"), (np.zeros(10) + 1j, "complex numbers")):
+        with pytest.raises(ValueError, match=rf"mmd\(x\): found {found}.*; expected (an array of numbers|real ones)"):
+            divergence.mmd(given, np.zeros(10))
+    with pytest.raises(TypeError, match="features: found 3; expected a function of points"):
+        divergence.kid(np.zeros(10), np.ones(10), features=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"modes\(centres\): found a centre that is there twice"):
+        divergence.modes(np.zeros((9, 1)), [[0.0], [0.0]], sd=1.0)
+    with pytest.raises(ph.SettingError, match="modes: found sd=wide"):
+        divergence.modes(np.zeros((9, 1)), [[0.0]], sd="wide")  # type: ignore[arg-type]
+    many = np.random.default_rng(0).normal(size=(60, 30))
+    with pytest.warns(ph.WeightWarning, match="a divergence below zero; expected more points"):
+        divergence.density_ratio(many, many, seed=0)
     with pytest.raises(ValueError, match="folds: found 1 for 10 points"):
         divergence.c2st(np.zeros(10), np.ones(10), folds=1)

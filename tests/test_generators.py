@@ -137,6 +137,23 @@ def test_what_cannot_be_compared_is_refused() -> None:
         ph.compare_generators({"truth": truth()}, rows, site="y")
     with pytest.raises(ph.ModelError, match=r"found draws of shape \(3,\) beside data of shape \(2,\)"):
         ph.compare_generators({"truth": truth()}, rows[:, :2])
+    with pytest.raises(ph.ModelError, match="compare_generators: 'bad': found 60 of 60 numbers that are NaN"):
+        ph.compare_generators({"bad": np.full((20, 3), np.nan)}, rows)
+    with pytest.raises(ValueError, match=r"compare_generators: 'bad': found str .*expected an array of numbers"):
+        ph.compare_generators({"bad": "draws"}, rows)
+    with pytest.raises(ph.SettingError, match="compare_generators: 'bad': found 3 rows; expected at least 8"):
+        ph.compare_generators({"bad": real(3, 1)}, rows)
+    with pytest.raises(ph.SettingError, match="num_images: found -1; expected an integer above zero"):
+        ph.compare_generators({"truth": truth()}, rows, noise=0.1, num_images=-1)
+    for scores, shape in (
+        (lambda x: x[:, 0], r"\(20,\)"),
+        (lambda x: x[:3], r"\(3, 3\)"),
+        (lambda x: x / 0.0, "finite"),
+    ):
+        with pytest.raises(ph.ModelError, match=f"classify: found scores .*{shape}"):
+            ph.compare_generators({"truth": truth()}, rows, classify=scores)
+    with pytest.raises(ph.ModelError, match=r"postprocess: found shape \(9, 3\); expected as before, \(20, 3\)"):
+        ph.compare_generators({"truth": truth()}, rows, postprocess=lambda x: x[:9])
     short = ph.MH(num_samples=10, num_warmup=10, num_chains=2, engine="graph")
     with pytest.warns(ph.PhlogistonWarning), pytest.raises(ph.SettingError, match="one that estimates the evidence"):
         ph.compare_generators({"truth": truth()}, rows, noise=0.1, num_images=1, method=short)

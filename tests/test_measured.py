@@ -141,6 +141,28 @@ def test_bad_input_is_refused_with_the_fix(linear: Any, fitted: ph.Fitted) -> No
     for noise in (0.0, -1.0, nan, True):
         with pytest.raises(ph.SettingError, match=r"noise: found .*; expected a standard deviation above zero"):
             fitted.measured(x=flower, noise=noise)
+    refused: dict[Any, str] = {
+        "much": "noise: found 'much'; expected a standard deviation above zero",
+        torch.tensor([0.1, -0.1, 0.1, 0.1]): "expected a standard deviation above zero",
+        dist.Normal(0.0, 1.0): r"found a Normal prior, which draws numbers below zero.*write: noise=dist.HalfNormal",
+    }
+    for noise, message in refused.items():
+        with pytest.raises(ph.SettingError, match=message):
+            fitted.measured(x=flower, noise=noise)
+    with pytest.raises(ph.UnsupportedModel, match="noise: found a function that gives a Tensor; expected a distrib"):
+        fitted.measured(x=flower, noise=lambda x: x).check()
+    odd: dict[Any, str] = {
+        None: "NoneType .*expected an array of numbers",
+        "a": "str .*expected an array of numbers",
+        ((1.0,), (1.0, 2.0)): "tuple .*expected an array of numbers",
+        flower[None][:0]: "no rows; expected one row of data",
+    }
+    for value, message in odd.items():
+        with pytest.raises(ph.ModelError, match=f"site 'x': found {message}"):
+            fitted.measured(x=value, noise=0.1)
+    with pytest.raises(TypeError, match=r"measured: found Fitted; expected a ph.Model; write: fitted.measured"):
+        ph.measured(fitted, x=flower, noise=0.1)  # type: ignore[arg-type]
+    assert fitted.measured(x=flower, noise=np.float32(0.5)).sites["x_seen"].role == "observed"
     with pytest.raises(ph.UnknownName, match=r"program 'gan_linear' has no site 'y'"):
         fitted.measured(y=flower, noise=0.1)
     with pytest.raises(ph.UnsupportedModel, match=r"found 0 computed outputs among the data \(z\); expected one of x"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -60,11 +61,16 @@ def measured(model: Model, /, *, noise: Noise, **data: Any) -> Model:
         >>> bool(abs(mean.value[0, 1] - 1.6) < 4 * mean.se[0, 1])
         True
     """
-    if isinstance(noise, (int, float)) and not (not isinstance(noise, bool) and 0.0 < noise < math.inf):
-        raise SettingError(problem("noise", found=repr(noise), expected="a standard deviation above zero"))
+    given: Any = model
+    if not isinstance(given, Model):
+        fix = "fitted.measured(...), or ph.measured(fitted.model, ...)"
+        raise TypeError(problem("measured", found=type(given).__name__, expected="a ph.Model", fix=fix))
+    noise = _noise(noise)
     site = _output(model, data)
     rows = _rows(site, data.pop(site.name))
     seen = ~torch.isnan(rows)
+    if not rows.numel():
+        raise ModelError(problem(f"site {site.name!r}", found="no rows", expected="one row of data, or several"))
     if not bool(seen.any()):
         raise ModelError(problem(f"site {site.name!r}", found="NaN only", expected="some entries that were seen"))
     program = measuring(
@@ -80,9 +86,30 @@ def measured(model: Model, /, *, noise: Noise, **data: Any) -> Model:
     return sized.with_program(program).with_parameters(model.parameters).observe(**values)
 
 
+def _noise(given: Any) -> Any:
+    """Checked: a standard deviation, its prior, or a function of the output."""
+    if isinstance(given, Distribution):
+        support: Any = given.support
+        if not bool(torch.all(support.check(torch.tensor(-1.0)))):
+            return given
+        found, fix = f"a {type(given).__name__} prior, which draws numbers below zero", "noise=dist.HalfNormal(1.0)"
+        raise SettingError(problem("noise", found=found, expected="a prior of a standard deviation", fix=fix))
+    if callable(given):
+        return given
+    known = type(given) is not bool and isinstance(given, (Real, np.ndarray, torch.Tensor))
+    value = torch.as_tensor(given if known else math.nan)
+    if value.is_complex() or not bool(((value > 0.0) & (value < math.inf)).all()):
+        raise SettingError(problem("noise", found=repr(given), expected="a standard deviation above zero"))
+    return float(value) if value.ndim == 0 else value.to(torch.get_default_dtype())
+
+
 def _rows(site: Site, given: Any) -> torch.Tensor:
     """The data with a dimension of rows where the output has one."""
-    value = torch.as_tensor(as_input(np.asarray(given) if isinstance(given, (list, float, int)) else given))
+    try:
+        value = torch.as_tensor(as_input(np.asarray(given) if isinstance(given, (list, tuple, float, int)) else given))
+    except (TypeError, ValueError, RuntimeError) as error:  # of NumPy or torch, about what is no number
+        found = f"{type(given).__name__} ({str(error).partition('. ')[0]})"
+        raise ModelError(problem(f"site {site.name!r}", found=found, expected="an array of numbers")) from error
     value = value.to(torch.get_default_dtype()) if not value.is_floating_point() else value
     plate = plate_of(site)
     expected: tuple[Any, ...] = site.shape

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from phlogiston import checkpoint, registry
 from phlogiston.algorithms.fitting import guide_from
 from phlogiston.engine.isolate import seed_sequence
-from phlogiston.errors import DataFileError
+from phlogiston.errors import DataFileError, SettingError, problem
 from phlogiston.fitted import Fitted
 from phlogiston.model import Model
 
@@ -63,7 +63,10 @@ def train(
     model = model if isinstance(model, Model) else Model(model)
     chosen = _trainer(trainer, settings)
     seed = secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
-    before = restore(resume_from, model) if isinstance(resume_from, (str, Path)) else resume_from
+    before: Any = restore(resume_from, model) if isinstance(resume_from, (str, Path)) else resume_from
+    if before is not None and not isinstance(before, Fitted):
+        expected = "what ph.train returned, or the path of its file"
+        raise SettingError(problem("resume_from", found=repr(before), expected=expected))
     file = None if checkpoint is None else Path(checkpoint)
     fitted = chosen.fit(model, seed=seed, progress=progress, resume_from=before, checkpoint=file)
     names: list[str] = [field.name for field in dataclasses.fields(chosen)] if dataclasses.is_dataclass(chosen) else []

@@ -82,7 +82,7 @@ class Critic:
         seed: of a network that is made here.
 
     Raises:
-        ModelError: the module fails on the data, or gives another shape.
+        ModelError: the module fails on the data, gives another shape, or has nothing to learn or to teach.
     """
 
     def __init__(
@@ -104,10 +104,15 @@ class Critic:
             made: nn.Module = Mlp(*own) if module is None else copy.deepcopy(module)
             self.module = made.to(example.dtype)
         named = dict(self.module.named_parameters())
-        self.names = tuple(named)
-        self.initial = tuple(value.detach().clone() for value in named.values())
-        self._buffers = {name: value.detach().clone() for name, value in self.module.named_buffers()}
-        self._check(example, conditions)
+        self.names = tuple(name for name, value in named.items() if value.requires_grad)
+        self.initial = tuple(named[name].detach().clone() for name in self.names)
+        held = {name: value for name, value in named.items() if not value.requires_grad}
+        self._buffers = {name: v.detach().clone() for name, v in (*self.module.named_buffers(), *held.items())}
+        for rows in (2, 3):  # a critic that knows one number of rows only fails at the other
+            index = torch.arange(rows * packing) % len(example)
+            self._check(example[index], tuple(value[index] for value in conditions))
+        if not self.names:
+            raise ModelError(problem("critic", found="no parameter to learn", expected="a network", fix="critic=None"))
 
     def packed(self, x: torch.Tensor) -> torch.Tensor:
         """``[B, d, ...] -> [B / packing, packing * d, ...]``: neighbours side by side, dimension 1."""
@@ -133,7 +138,8 @@ class Critic:
     def _check(self, example: torch.Tensor, conditions: tuple[torch.Tensor, ...]) -> None:
         x = self.packed(example)
         split = [part for value in conditions for part in self._unpacked(value)]
-        with isolated(seed=0, dtype=example.dtype), torch.no_grad():
+        with isolated(seed=0, dtype=example.dtype), torch.enable_grad():
+            x = x.detach().clone().requires_grad_()
             try:
                 out = self.module(x, *split)
             except Exception as error:  # the module is the user's
@@ -151,6 +157,11 @@ class Critic:
                     fix="nn.Linear(width, 1) as its last layer",
                 )
             )
+        if not bool(torch.isfinite(out).all()):
+            raise ModelError(problem("critic", found="outputs at data that are not finite", expected="numbers"))
+        if not out.requires_grad or torch.autograd.grad(out.sum(), x, allow_unused=True)[0] is None:
+            found = "outputs that carry no gradient to the data"
+            raise ModelError(problem("critic", found=found, expected="a differentiable function of them, in torch"))
 
 
 def normalised(weight: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from phlogiston.errors import ModelError, UnknownName, UnsupportedModel, did_you
 from phlogiston.model import Model
 
 _DRAWN = 256
+_SHORTEST = 1e-15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,7 @@ def _check_data(generator: Generator, site: Site, data: torch.Tensor) -> None:
                 fix=f".observe({site.name}=data[torch.isfinite(data).flatten(1).all(1)])",
             )
         )
+    _check_spread(site, data)
     known = bounds_of(generator)
     low, high = float(data.min()), float(data.max())
     slack = 1e-3 * (known[1] - known[0])
@@ -130,6 +132,19 @@ def _check_data(generator: Generator, site: Site, data: torch.Tensor) -> None:
                 fix=f"{site.name} = data scaled to that range, or a generator without its last squashing",
             )
         )
+
+
+def _check_spread(site: Site, data: torch.Tensor) -> None:
+    """Refuse data of one value, and of lengths whose squares the precision cannot hold."""
+    where = f"site {site.name!r}"
+    if bool((data == data[:1]).all()):
+        found = f"{len(data)} rows that are all the same"
+        raise ModelError(problem(where, found=found, expected="data that vary: there is nothing else to learn"))
+    spread = float(data.double().std(0).square().mean().sqrt())
+    if data.dtype != torch.float64 and not _SHORTEST < spread < 1.0 / _SHORTEST:
+        found = f"data with a standard deviation of {spread:.3g}, whose square is beyond float32"
+        fix = f'{site.name} = data / {spread:.3g}, or ph.Adversarial(precision="float64")'
+        raise ModelError(problem(where, found=found, expected="numbers nearer to one", fix=fix))
 
 
 def bounds_of(generator: Generator) -> tuple[float, float]:

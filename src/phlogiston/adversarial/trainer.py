@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from phlogiston.adversarial.loop import NAMES, Plan, Standing, play
 from phlogiston.adversarial.losses import LOSSES
 from phlogiston.adversarial.players import Players, Regularisers
 from phlogiston.adversarial.watching import Schedule, Watch, split
-from phlogiston.algorithms.needs import one_of, positive, positive_int, whole
+from phlogiston.algorithms.needs import from_zero, one_of, positive, positive_int, share, whole
 from phlogiston.engine import devices
 from phlogiston.engine.batched import Tier
 from phlogiston.engine.isolate import as_int, seed_sequence, spawn
@@ -147,12 +147,9 @@ class Adversarial:
         )
         if self.clip_weights is not None:
             positive(clip_weights=self.clip_weights)
-        for name in ("r1", "r2", "gradient_penalty", "instance_noise"):
-            if not getattr(self, name) >= 0.0:
-                raise SettingError(problem(name, found=repr(getattr(self, name)), expected="a number from zero on"))
-        for name in ("label_smoothing", "ema", "final_rate"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise SettingError(problem(name, found=repr(getattr(self, name)), expected="a number from 0 to 1"))
+        from_zero(r1=self.r1, r2=self.r2, gradient_penalty=self.gradient_penalty, instance_noise=self.instance_noise)
+        share(label_smoothing=self.label_smoothing, ema=self.ema, final_rate=self.final_rate)
+        self._check_kinds()
         if self.label_smoothing and not LOSSES[self.loss].smoothable:
             able = ", ".join(name for name, loss in LOSSES.items() if loss.smoothable)
             raise SettingError(problem("label_smoothing", found=f"loss={self.loss!r}", expected=f"one of {able}"))
@@ -160,6 +157,18 @@ class Adversarial:
             raise SettingError(
                 problem("packing", found=f"{self.packing} for batches of {self.batch_size}", expected="a divisor of it")
             )
+
+    def _check_kinds(self) -> None:
+        """Refuse networks and optimisers of another kind."""
+        given: dict[str, Any] = {"optim": self.optim, "critic_optim": self.critic_optim or self.optim}
+        for name, optim in given.items():
+            if not isinstance(optim, Adam):
+                fix = f"{name}=ph.Adam(learning_rate=1e-3)"
+                raise SettingError(problem(name, found=repr(optim), expected="a ph.Adam", fix=fix))
+        critic: Any = self.critic
+        if critic is not None and not isinstance(critic, torch.nn.Module):
+            fix = f"critic={critic.__name__}()" if isinstance(critic, type) else ""
+            raise SettingError(problem("critic", found=repr(critic), expected="a torch.nn.Module", fix=fix))
 
     def fit(
         self,
@@ -336,5 +345,5 @@ def _curves(at: Standing) -> dict[str, np.ndarray]:
         "step": np.arange(at.step),
         **{n: of_steps[n] for n in sorted(NAMES, key=lambda n: n[-4:] not in ("loss", "norm"))},
     }
-    names = list(at.checks[0]) if at.checks else []
-    return {f"check_{name}": np.array([check[name] for check in at.checks]) for name in names} | steps
+    names = dict.fromkeys(name for check in at.checks for name in check)  # another loss may have other checks
+    return {f"check_{name}": np.array([check.get(name, np.nan) for check in at.checks]) for name in names} | steps

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.algorithms.ais import AIS
+from phlogiston.algorithms.needs import positive_int
 from phlogiston.comparison.generators_page import write_generators
 from phlogiston.diagnostics import Report
 from phlogiston.diagnostics.coverage import check_coverage
@@ -220,7 +221,9 @@ def compare_generators(
         >>> bool(found.judgements["narrow"].c2st.accuracy.value > found.judgements["good"].c2st.accuracy.value)
         True
     """
-    real = array_of(data)
+    real = _checked("data", array_of(data, "data"))
+    if noise is not None:
+        positive_int(num_images=num_images)
     entries, judge = _entries(generators, real, other_data), _Judge(real, features, classify)
     found = {}
     for (name, given), own in zip(entries.items(), spawn(seed, len(entries)), strict=True):
@@ -236,9 +239,18 @@ def _entries(generators: Any, real: Array, other_data: Any) -> dict[str, Any]:
     if not isinstance(generators, Mapping) or not generators or DATA in generators:
         expected = f"a mapping of names, none of them {DATA!r}"
         raise SettingError(problem("compare_generators", found=repr(generators)[:60], expected=expected))
-    if len(real) < FEWEST:
-        raise SettingError(problem("data", found=f"{len(real)} rows", expected=f"at least {FEWEST}"))
-    return {**generators, **({} if other_data is None else {DATA: array_of(other_data)})}
+    return {**generators, **({} if other_data is None else {DATA: other_data})}
+
+
+def _checked(where: str, rows: Array) -> Array:
+    """At least a few rows of finite numbers."""
+    if rows.ndim == 0 or len(rows) < FEWEST:
+        found = f"{len(rows) if rows.ndim else 'no'} rows"
+        raise SettingError(problem(where, found=found, expected=f"at least {FEWEST}"))
+    if bad := int((~np.isfinite(rows)).sum()):
+        found = f"{bad} of {rows.size} numbers that are NaN or infinite"
+        raise ModelError(problem(where, found=found, expected="finite numbers"))
+    return rows
 
 
 class _Judge:
@@ -273,6 +285,10 @@ class _Judge:
             return np.zeros(0, dtype=np.int64)
         with torch.no_grad():
             scores = torch.as_tensor(self._classify(torch.from_numpy(rows).to(torch.get_default_dtype())))
+        if scores.ndim != 2 or len(scores) != len(rows) or not bool(torch.isfinite(scores).all()):
+            kind = "" if bool(torch.isfinite(scores).all()) else ", some of them not finite"
+            found = f"scores of shape {tuple(scores.shape)} for {len(rows)} rows{kind}"
+            raise ModelError(problem("classify", found=found, expected=f"({len(rows)}, classes), finite"))
         return np.bincount(scores.argmax(-1).numpy(), minlength=scores.shape[-1])
 
 
@@ -285,12 +301,18 @@ def _draws(
         if site not in made:
             raise UnknownName(f"compare_generators: {name!r} generates no site {site!r}; {did_you_mean(site, made)}")
         given = made[site]
-    draws = array_of(given)
+    where = f"compare_generators: {name!r}"
+    draws = _checked(where, array_of(given, where))
     if draws.shape[1:] != real.shape[1:]:
         found = f"draws of shape {draws.shape[1:]} beside data of shape {real.shape[1:]}"
-        raise ModelError(problem(f"compare_generators: {name!r}", found=found, expected="one shape"))
+        raise ModelError(problem(where, found=found, expected="one shape"))
     draws = some(draws, len(real), generator(seed))
-    return draws if postprocess is None or name == DATA else array_of(postprocess(torch.from_numpy(draws)))
+    if postprocess is None or name == DATA:
+        return draws
+    changed = _checked("postprocess", array_of(postprocess(torch.from_numpy(draws)), "postprocess"))
+    if changed.shape != draws.shape:
+        raise ModelError(problem("postprocess", found=f"shape {changed.shape}", expected=f"as before, {draws.shape}"))
+    return changed
 
 
 def _from(model: Model) -> Callable[..., dict[str, torch.Tensor]]:

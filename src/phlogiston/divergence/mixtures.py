@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from phlogiston.divergence.points import array_of
 from phlogiston.errors import SettingError, problem
 from phlogiston.estimate import Estimate
 
@@ -65,12 +66,15 @@ def modes(x: Any, centres: Any, *, sd: float, radius: float = 3.0) -> Modes:
         >>> found.captured, found.counts, round(found.high_quality.value, 4)
         (2, (1, 1, 0), 0.6667)
     """
-    if not (0.0 < sd < math.inf and 0.0 < radius < math.inf):
+    lengths: tuple[Any, ...] = (sd, radius)
+    if not all(isinstance(v, Real) and 0.0 < float(v) < math.inf for v in lengths):
         raise SettingError(problem("modes", found=f"sd={sd}, radius={radius}", expected="numbers above zero"))
     points, middles = _points("x", x), _points("centres", centres)
     if points.shape[1] != middles.shape[1]:
         found = f"points of {points.shape[1]} dimensions and centres of {middles.shape[1]}"
         raise ValueError(problem("modes", found=found, expected="one dimension"))
+    if len(np.unique(middles, axis=0)) < len(middles):
+        raise ValueError(problem("modes(centres)", found="a centre that is there twice", expected="one for each mode"))
     squared = np.stack([np.square(points - middle).sum(1) for middle in middles], 1)
     nearest = squared.argmin(1)
     good = squared.min(1) <= (radius * sd) ** 2
@@ -84,7 +88,7 @@ def modes(x: Any, centres: Any, *, sd: float, radius: float = 3.0) -> Modes:
 
 
 def _points(name: str, given: Any) -> Array:
-    array = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given, dtype=float)
+    array = array_of(given, f"modes({name})")
     if array.ndim != 2 or not array.size:
         raise ValueError(problem(f"modes({name})", found=f"shape {array.shape}", expected="[number, dimension]"))
     bad = int((~np.isfinite(array)).sum())

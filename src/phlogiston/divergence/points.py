@@ -31,7 +31,7 @@ def two_samples(verb: str, x: Any, y: Any, features: Features | None = None) -> 
     Raises:
         ValueError: points differ in shape, are not finite, or are fewer than eight; or their features are so.
     """
-    arrays = [_checked(f"{verb}({name})", array_of(given)) for name, given in (("x", x), ("y", y))]
+    arrays = [_checked(where := f"{verb}({name})", array_of(given, where)) for name, given in (("x", x), ("y", y))]
     if arrays[0].shape[1:] != arrays[1].shape[1:]:
         found = f"points of shape {arrays[0].shape[1:]} and {arrays[1].shape[1:]}"
         raise ValueError(problem(verb, found=found, expected="points of one shape"))
@@ -40,9 +40,20 @@ def two_samples(verb: str, x: Any, y: Any, features: Features | None = None) -> 
     return arrays[0].reshape(len(arrays[0]), -1), arrays[1].reshape(len(arrays[1]), -1)
 
 
-def array_of(given: Any) -> Array:
-    """Points as numbers."""
-    return np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given, dtype=float)
+def array_of(given: Any, where: str = "points") -> Array:
+    """Points as numbers.
+
+    Raises:
+        ValueError: they are none.
+    """
+    try:
+        found = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given)
+        if not np.iscomplexobj(found):
+            return found.astype(float)
+    except (TypeError, ValueError) as error:  # of NumPy: words, None, or rows of several lengths
+        shown = f"{type(given).__name__} ({str(error).partition('. ')[0]})"
+        raise ValueError(problem(where, found=shown, expected="an array of numbers")) from error
+    raise ValueError(problem(where, found="complex numbers", expected="real ones"))
 
 
 def _checked(where: str, array: Array) -> Array:
@@ -57,10 +68,12 @@ def _checked(where: str, array: Array) -> Array:
 
 
 def _mapped(features: Features, points: Array) -> Array:
+    if not callable(features):
+        raise TypeError(problem("features", found=repr(features), expected="a function of points", fix="network"))
     found = []
     with torch.no_grad():
         for chunk in torch.split(torch.from_numpy(points).to(torch.get_default_dtype()), _AT_ONCE):
-            made = array_of(features(chunk))
+            made = array_of(features(chunk), "features")
             if made.ndim == 0 or len(made) != len(chunk):
                 shown = f"shape {made.shape} for {len(chunk)} points"
                 raise ValueError(problem("features", found=shown, expected="one row for each point"))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from phlogiston.divergence.classifier import held_out_logits
 from phlogiston.divergence.points import Features, some, standardised, two_samples
 from phlogiston.engine.isolate import generator, spawn
-from phlogiston.errors import SettingError, problem
+from phlogiston.errors import SettingError, WeightWarning, problem, warn
 from phlogiston.estimate import Estimate
 
 Array = NDArray[np.float64]
@@ -98,7 +98,18 @@ def density_ratio(
     rng = generator(picking)
     pooled = np.concatenate([some(x, size, rng), some(y, size, rng)])
     logits = held_out_logits(standardised(pooled), np.repeat([0.0, 1.0], size), folds, fitting)
-    return _judged(-logits[:size], -logits[size:], num_resamples, generator(resampling))
+    found = _judged(-logits[:size], -logits[size:], num_resamples, generator(resampling))
+    if found.js.value < -2.0 * found.js.se and found.js.value < -0.05:
+        warn(
+            problem(
+                "density_ratio",
+                found=f"JS = {found.js} from {size} points of {x.shape[1]} dimensions each, a divergence below zero",
+                expected="more points, fewer dimensions, or samples that are independent of one another",
+                fix="features=... of fewer dimensions, or divergence.mmd(x, y)",
+            ),
+            WeightWarning,
+        )
+    return found
 
 
 def _judged(of_x: Array, of_y: Array, num_resamples: int, rng: np.random.Generator) -> DensityRatio:

@@ -16,9 +16,11 @@ from phlogiston.engine.learning import PARAM
 from phlogiston.engine.minibatch import Learned, learned_parameters
 from phlogiston.engine.plates import axis_of
 from phlogiston.engine.sites import Bound, Plate, Site, Structure, rebound, run
-from phlogiston.errors import UnsupportedModel, problem
+from phlogiston.errors import ModelError, UnsupportedModel, problem
 
 Values = dict[str, torch.Tensor]
+
+_TRIED = 64  # rows drawn before any training
 
 
 class Generator:
@@ -34,6 +36,7 @@ class Generator:
 
     Raises:
         UnsupportedModel: the draws carry no gradient to the parameters.
+        ModelError: they are not finite.
     """
 
     def __init__(
@@ -56,12 +59,20 @@ class Generator:
         axis = axis_of(site, plate)
         fits = 0 <= axis < len(site.shape) and site.shape[axis] == plate.size
         self.axis = axis if fits else 0  # pyro.deterministic takes every dimension for an event unless told
-        self._refuse_without_gradient()
+        self._refuse_useless_draws()
 
-    def _refuse_without_gradient(self) -> None:
+    def _refuse_useless_draws(self) -> None:
         with isolated(seed=0, dtype=self.dtype):
             leaves = {name: param.unconstrained.requires_grad_() for name, param in self.learned.items()}
-            value = self._value(leaves, torch.arange(min(2, self.plate.size)))
+            value = self._value(leaves, torch.arange(min(_TRIED, self.plate.size)))
+        if bad := int((~torch.isfinite(value)).sum()):
+            raise ModelError(
+                problem(
+                    f"site {self.site.name!r}",
+                    found=f"{bad} of {value.numel()} numbers that are not finite, drawn before any training",
+                    expected="an output that is finite for every latent",
+                )
+            )
         if not value.requires_grad:
             raise UnsupportedModel(
                 problem(

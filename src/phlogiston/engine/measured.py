@@ -9,10 +9,12 @@ from typing import Any
 import pyro
 import torch
 from pyro.distributions import Normal
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
 from torch.distributions import Distribution
 
 from phlogiston.engine.handlers import is_deterministic
+from phlogiston.errors import UnsupportedModel, problem
 
 Noise = Callable[[torch.Tensor], Any]
 
@@ -35,7 +37,12 @@ class Measure(Messenger):
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if msg["name"] != self._site or not is_deterministic(msg):
             return
-        fn = self._noise(msg["value"])
+        fn: Any = self._noise(msg["value"])
+        if not isinstance(fn, TorchDistributionMixin):
+            found = f"a function that gives a {type(fn).__name__}"
+            raise UnsupportedModel(
+                problem("noise", found=found, expected="a distribution", fix="noise=lambda x: dist.Normal(x, 0.1)")
+            )
         fn = fn if self._seen is None else fn.mask(self._seen)
         pyro.sample(self._name, fn.to_event(self._event_dim) if self._event_dim else fn)
 

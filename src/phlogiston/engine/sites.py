@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import traceback
 from collections.abc import Mapping
@@ -393,7 +394,7 @@ def mask_of(msg: dict[str, Any]) -> torch.Tensor:
 def _program_error(program: Any, error: Exception) -> ProgramError:
     """The error, with the innermost line of the user's program at which it arose."""
     name = getattr(program, "__name__", type(program).__name__)
-    code = getattr(program, "__code__", None)
+    code = getattr(inspect.unwrap(program), "__code__", None)
     frames = traceback.extract_tb(error.__traceback__)
     here = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
     where = f" at {here[-1].filename}:{here[-1].lineno}: {here[-1].line}" if here else ""
