@@ -222,9 +222,7 @@ def compare_generators(
         True
     """
     real = _checked("data", array_of(data, "data"))
-    if noise is not None:
-        positive_int(num_images=num_images)
-    entries, judge = _entries(generators, real, other_data), _Judge(real, features, classify)
+    entries, judge = _entries(generators, other_data, num_images), _Judge(real, features, classify)
     found = {}
     for (name, given), own in zip(entries.items(), spawn(seed, len(entries)), strict=True):
         drawing, judging, weighing = spawn(own, 3)
@@ -234,8 +232,9 @@ def compare_generators(
     return GeneratorComparison(found, real, judge.shares)
 
 
-def _entries(generators: Any, real: Array, other_data: Any) -> dict[str, Any]:
+def _entries(generators: Any, other_data: Any, num_images: int) -> dict[str, Any]:
     """Everything that is judged, by name."""
+    positive_int(num_images=num_images)
     if not isinstance(generators, Mapping) or not generators or DATA in generators:
         expected = f"a mapping of names, none of them {DATA!r}"
         raise SettingError(problem("compare_generators", found=repr(generators)[:60], expected=expected))
