@@ -155,7 +155,7 @@ def test_bad_input_is_refused_with_the_fix(linear: Any, fitted: ph.Fitted) -> No
         None: "NoneType .*expected an array of numbers",
         "a": "str .*expected an array of numbers",
         ((1.0,), (1.0, 2.0)): "tuple .*expected an array of numbers",
-        flower[None][:0]: "no rows; expected one row of data",
+        flower[None][:0]: "no rows; expected some entries",
     }
     for value, message in odd.items():
         with pytest.raises(ph.ModelError, match=f"site 'x': found {message}"):

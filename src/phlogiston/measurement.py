@@ -61,18 +61,12 @@ def measured(model: Model, /, *, noise: Noise, **data: Any) -> Model:
         >>> bool(abs(mean.value[0, 1] - 1.6) < 4 * mean.se[0, 1])
         True
     """
-    given: Any = model
-    if not isinstance(given, Model):
-        fix = "fitted.measured(...), or ph.measured(fitted.model, ...)"
-        raise TypeError(problem("measured", found=type(given).__name__, expected="a ph.Model", fix=fix))
-    noise = _noise(noise)
-    site = _output(model, data)
+    noise, site = _noise(noise), _output(model, data)
     rows = _rows(site, data.pop(site.name))
     seen = ~torch.isnan(rows)
-    if not rows.numel():
-        raise ModelError(problem(f"site {site.name!r}", found="no rows", expected="one row of data, or several"))
     if not bool(seen.any()):
-        raise ModelError(problem(f"site {site.name!r}", found="NaN only", expected="some entries that were seen"))
+        found = "NaN only" if rows.numel() else "no rows"
+        raise ModelError(problem(f"site {site.name!r}", found=found, expected="some entries that were seen"))
     program = measuring(
         model.program,
         site.name,
@@ -126,8 +120,11 @@ def _rows(site: Site, given: Any) -> torch.Tensor:
     return value
 
 
-def _output(model: Model, data: dict[str, Any]) -> Site:
+def _output(model: Any, data: dict[str, Any]) -> Site:
     """The output among the data."""
+    if not isinstance(model, Model):
+        fix = "fitted.measured(...), or ph.measured(fitted.model, ...)"
+        raise TypeError(problem("measured", found=type(model).__name__, expected="a ph.Model", fix=fix))
     sites = model.sites
     for name in data:
         if name not in sites:
