@@ -238,7 +238,8 @@ def row(name: str, found: list[Numbers], total: int) -> str:
     whole = sum(one["modes"] == total for one in found)
     cells = [cell("modes", 1), f"{whole} of {len(found)}", cell("high_quality", 1, 100.0)]
     worked = [one["processor_seconds"] for one in found if "processor_seconds" in one]
-    seconds = f"{mean(worked):.0f} (most {max(worked):.0f})" if worked else ""
+    elsewhere = "on another machine" if "steps" in found[0] else ""
+    seconds = f"{mean(worked):.0f} (most {max(worked):.0f})" if worked else elsewhere
     return f"| {name} | " + " | ".join([*cells, cell("reverse_kl", 4), cell("spread", 2), seconds]) + " |"
 
 
