@@ -269,9 +269,12 @@ def _proper(posterior: Judged) -> list[Check]:
 def ray_of(target: Target, start: Array, *, flat: bool = False) -> Array | None:
     """A direction in which a density with flat priors has no end, from a point ``[D]``; see ``diagnostics.endless``."""
 
+    most = 4 * (start.size + 1)  # rows of a call; one number for all, as each is traced anew
+
     def density(rows: Array) -> tuple[Array, Array]:
-        value, grad = target.value_and_grad(torch.from_numpy(rows).to(target.dtype))
-        return value.double().numpy(), grad.double().numpy()
+        padded = np.concatenate([rows, np.repeat(rows[-1:], most - len(rows), 0)])
+        value, grad = target.value_and_grad(torch.from_numpy(padded).to(target.dtype))
+        return value[: len(rows)].double().numpy(), grad[: len(rows)].double().numpy()
 
     places = [place for slot in target.slots if slot.site.improper for place in range(slot.start, slot.stop)]
     return endless(start, density, places, flat=flat)
