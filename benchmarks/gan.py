@@ -10,10 +10,10 @@ are those of the processor, compilation included, as the clock of a machine that
 PacGAN's rows are from its Table 1 (https://arxiv.org/abs/1712.04086), with its own, larger networks.
 
     python benchmarks/gan.py [--seeds 10] [--sides ours settled plain hand] [--problems ring grid] [--update]
-    python benchmarks/gan.py --speed [--update]
+    python benchmarks/gan.py --speed [--threads 1 2] [--batches 512] [--update]
 
-`--speed` compares steps a processor second of the library with those of a loop by hand, eager and under
-`torch.compile`, for two hidden layers of 128 each, on one thread, in one process, in turns, the best of two.
+`--speed` compares steps a second, by the clock on the wall and by that of the processor, with those of a loop by hand,
+eager and under `torch.compile`, for two hidden layers of 128 each, in one process, in turns, the best of some rounds.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ class Hand:
 
     def of_critic(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
         """What the critic lets fall."""
-        both = torch.cat([real, fake]).requires_grad_(self.gamma > 0.0)
+        both = torch.cat([real, fake])
+        if self.gamma:
+            both.requires_grad_()
         out = self.critic(both)
         a, b = out.chunk(2)
         loss = softplus(b - a).mean() if self.paired else softplus(-a).mean() + softplus(b).mean()
@@ -261,8 +263,16 @@ def tables(problems: list[str]) -> list[str]:
     return lines
 
 
-def rates(loss: str, batch: int, steps: int, rounds: int, *, compiled: bool) -> dict[str, float]:
-    """Steps a processor second of each side, the best of some rounds that are taken in turns."""
+Clocks = tuple[float, float]
+
+
+def clocks() -> Clocks:
+    """Seconds on the wall, and of the processor."""
+    return time.perf_counter(), time.process_time()
+
+
+def rates(loss: str, batch: int, steps: int, rounds: int, *, compiled: bool) -> dict[str, Clocks]:
+    """Steps a second of each side by both clocks, the best of some rounds that are taken in turns."""
     import gan_ring as problem
 
     import phlogiston as ph
@@ -292,31 +302,39 @@ def rates(loss: str, batch: int, steps: int, rounds: int, *, compiled: bool) -> 
         except RuntimeError as error:  # what torch.compile cannot do
             print(f"{name}, {loss}: {str(error).splitlines()[0]}", file=sys.stderr)
             del sides[name]
-    best = dict.fromkeys(sides, float("inf"))
+    counts = {name: (steps // 4, steps) if name == "phlogiston" else (steps // 16, steps // 4) for name in sides}
+    best: dict[tuple[str, int], list[float]] = {}
     for _ in range(rounds):
         for name, run in sides.items():
-            counts = (steps // 4, steps) if name == "phlogiston" else (0, steps // 8)  # it traces at every call
-            times = []
-            for count in counts:
-                began = time.process_time()
+            for count in counts[name]:  # two, as the library traces at every call
+                began = clocks()
                 run(count)
-                times.append(time.process_time() - began)
-            best[name] = min(best[name], (times[1] - times[0]) / (counts[1] - counts[0]))
-    return {name: 1.0 / seconds for name, seconds in best.items()}
+                took = [now - then for now, then in zip(clocks(), began, strict=True)]
+                best[name, count] = [*map(min, took, best.get((name, count), took))]
+    found = {}
+    for name, (few, many) in counts.items():
+        wall, processor = ((many - few) / (b - a) for a, b in zip(best[name, few], best[name, many], strict=True))
+        found[name] = (wall, processor)
+    return found
 
 
-def speed(batches: list[int], *, compiled: bool) -> list[str]:
-    """The table of steps a processor second."""
-    torch.set_num_threads(1)
+def speed(batches: list[int], threads: list[int], *, compiled: bool) -> list[str]:
+    """The table of steps a second."""
     names = ("by hand", *(["by hand, torch.compile"] if compiled else []), "phlogiston")
-    lines = [f"| game | batch | {' | '.join(names)} | against the better by hand |", "|---" * (len(names) + 3) + "|"]
-    for batch in batches:
-        for loss, title in (("non_saturating", "non-saturating"), ("relativistic", "relativistic + R1 + R2")):
-            found = rates(loss, batch, 1_600, 2, compiled=compiled)
-            share = found["phlogiston"] / max(found.get(name, 0.0) for name in names[:-1])
-            cells = " | ".join(f"{found[name]:.0f}" if name in found else "cannot" for name in names)
-            lines.append(f"| {title} | {batch} | {cells} | {share:.2f} |")
-            print(lines[-1], flush=True)
+    head = f"game | batch | threads | {' | '.join(names)} | against the better by hand | the same, processor"
+    lines = [f"| {head} |", "|---" * (len(names) + 5) + "|"]
+    for count in threads:
+        torch.set_num_threads(count)
+        for batch in batches:
+            for loss, title in (("non_saturating", "non-saturating"), ("relativistic", "relativistic + R1 + R2")):
+                found = rates(loss, batch, 800, 4, compiled=compiled)
+                shares = [
+                    found["phlogiston"][i] / max(found[name][i] for name in names[:-1] if name in found)
+                    for i in range(2)
+                ]
+                cells = " | ".join(f"{found[name][0]:.0f}" if name in found else "cannot" for name in names)
+                lines.append(f"| {title} | {batch} | {count} | {cells} | {shares[0]:.2f} | {shares[1]:.2f} |")
+                print(lines[-1], flush=True)
     return lines
 
 
@@ -327,7 +345,8 @@ def main() -> None:
     parser.add_argument("--sides", nargs="*", choices=SIDES, default=list(SIDES))
     parser.add_argument("--problems", nargs="*", choices=list(PUBLISHED), default=list(PUBLISHED))
     parser.add_argument("--speed", action="store_true", help="steps a second instead")
-    parser.add_argument("--batches", nargs="*", type=int, default=[512, 128], help="sizes for --speed")
+    parser.add_argument("--batches", nargs="*", type=int, default=[512], help="sizes for --speed")
+    parser.add_argument("--threads", nargs="*", type=int, default=[1, 2], help="for --speed")
     parser.add_argument("--eager", action="store_true", help="leave torch.compile out of --speed")
     parser.add_argument("--update", action="store_true", help="write the tables to RESULTS.md")
     chosen = parser.parse_args()
@@ -335,7 +354,7 @@ def main() -> None:
     kept = STORE / "speed.md"
     if chosen.speed:
         STORE.mkdir(parents=True, exist_ok=True)
-        kept.write_text("\n".join(speed(chosen.batches, compiled=not chosen.eager)))
+        kept.write_text("\n".join(speed(chosen.batches, chosen.threads, compiled=not chosen.eager)))
     else:
         for seed in range(chosen.seeds):
             for name in chosen.problems:
@@ -343,7 +362,7 @@ def main() -> None:
                     measured(name, side, seed + 1)
     lines = tables(list(PUBLISHED))
     if kept.exists():
-        lines += ["### Steps a processor second, one thread", "", *kept.read_text().splitlines(), ""]
+        lines += ["### Steps a second", "", *kept.read_text().splitlines(), ""]
     print("\n".join(lines))
     if chosen.update:
         intro = __doc__.split("\n\n")[1].replace("\n", " ")
