@@ -14,6 +14,7 @@ PacGAN's rows are from its Table 1 (https://arxiv.org/abs/1712.04086), with its 
 
 `--speed` compares steps a second, by the clock on the wall and by that of the processor, with those of a loop by hand,
 eager and under `torch.compile`, for two hidden layers of 128 each, in one process, in turns, the best of some rounds.
+`python models/gan_digits.py > runs/gan/digits.txt` adds what that prints.
 """
 
 from __future__ import annotations
@@ -363,6 +364,15 @@ def main() -> None:
     lines = tables(list(PUBLISHED))
     if kept.exists():
         lines += ["### Steps a second", "", *kept.read_text().splitlines(), ""]
+    digits = STORE / "digits.txt"
+    if digits.exists():
+        lines += [
+            "### Handwritten digits: `python models/gan_digits.py`",
+            "",
+            "```",
+            *digits.read_text().splitlines(),
+            "```",
+        ]
     print("\n".join(lines))
     if chosen.update:
         intro = __doc__.split("\n\n")[1].replace("\n", " ")

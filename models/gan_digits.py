@@ -243,7 +243,7 @@ def small(out: Path) -> None:
     print(f"the classifier is right on {classifier.accuracy():.1%} of held-out digits, ", end="")
     print(f"and sees the class that was asked for in {obeyed(given, classifier):.1%} of conditional draws")
     found = judged({"GAN": gan, "conditional GAN": given, "VAE": as_generator(encoded)}, classifier)
-    print(found)
+    print(found, found.class_counts(), sep="\n\n")
     print("page:", found.report(out / "page.html"))
     found.plot().savefig(out / "page.png", dpi=130)
     sheet(by_class(given), columns=12, title="The conditional generator, a class a row").savefig(out / "classes.png")

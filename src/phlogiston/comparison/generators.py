@@ -157,10 +157,10 @@ class GeneratorComparison:
             path: of the page; folders are made.
         """
         checks = Report(tuple(found.check for name, found in self.judgements.items() if name != DATA))
-        return write_generators(checks, self.summary(), self._classes(), self.plot(), path)
+        return write_generators(checks, self.summary(), self.class_counts(), self.plot(), path)
 
-    def _classes(self) -> pd.DataFrame | None:
-        """Counts of every class."""
+    def class_counts(self) -> pd.DataFrame | None:
+        """How many rows a classifier puts into each class: a row a generator, and what the data have; None without."""
         import pandas as pd
 
         if not self.class_shares.size:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS, _WIDTH = 12, 9.0
+_LETTERS = 18  # names that stand side by side under one measure
 # What is drawn of the table, and what a perfect generator has where no other data say it.
 _MEASURES = {"C2ST": 0.5, "KID": 0.0, "coverage": None, "precision": None, "sharpness": None, "log lik.": None}
 
@@ -83,6 +84,8 @@ def _bars(axes: Axes, values: pd.Series, name: str) -> None:
         axes.axhline(perfect, color=style.INK, lw=0.9, ls="--")
     if name == "C2ST":
         axes.set_ylim(0.4, 1.0)
-    axes.set_xticks(range(len(names)), [style.plain(n) for n in names], rotation=30 if len(names) > 3 else 0)
+    crowded = len(names) > 3 or max(map(len, names)) * len(names) > _LETTERS
+    turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    axes.set_xticks(range(len(names)), [style.plain(n) for n in names], **turned)
     axes.set_title(name)
     style.ticks(axes, most_y=4)
