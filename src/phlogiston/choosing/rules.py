@@ -29,6 +29,7 @@ PREFERRED = 3.0  # as much better has the normal to be: weights from the prior a
 KHAT_OF_PRIOR = 0.7  # weights from the prior are bounded wherever the likelihood is
 DEAR = 3e11  # numbers that a run may make: minutes
 _LEAPFROGS = 32 * 500 * 10  # of 32 chains with 500 draws, warm-up included, ten steps a draw
+_ISLANDS = 16 * 3072  # particles: in islands of a few hundred, the shares of the modes are noise that R-hat sees
 _FEWEST = 20.0  # effective draws that a pilot has to have
 _ROWS = 10_000  # data from which on minibatches pay
 
@@ -148,7 +149,7 @@ def _laplace(facts: Facts, pilot: Pilot) -> Laplace:
 
 def _several_modes(facts: Facts) -> Iterator[Step]:
     yield step(
-        SMC(),
+        SMC(num_particles=_ISLANDS),
         "smc",
         f"{facts.climbs} climbs found {facts.modes} modes with valleys of at least 3 nats between them, which chains "
         "do not cross: particles settle in all of them while the likelihood is still weak",
