@@ -77,7 +77,7 @@ def test_a_moved_graph_names_no_other_device(made: Any, settings: Any, monkeypat
         for module, arguments in seen:
             there = [torch.empty_like(value, device=GPU) for value in arguments]
             assert {value.device for value in devices.moved(module, GPU)(*there)} == {GPU}
-            with pytest.raises(RuntimeError, match=r"same device|not on the expected device"):
+            with pytest.raises(RuntimeError, match=r"same device|not on the expected device|two different devices"):
                 module(*there)
 
 
@@ -152,7 +152,7 @@ def test_a_gpu_run_goes_on_here_and_there(made: Any, settings: Any, curve: str, 
     file = half.save(tmp_path / "half.pt")
     if settings is svi:  # a game's learning rates fall over its length
         there = ph.train(made(), settings(device="cuda"), seed=0, progress=False, resume_from=file)
-        np.testing.assert_array_equal(there.history[curve], whole.history[curve])
+        np.testing.assert_allclose(there.history[curve], whole.history[curve], rtol=1e-12)  # a GPU's sums vary
     here = ph.train(made(), settings(), seed=0, progress=False, resume_from=file)
     assert here.engine == "graph"
     assert len(here.history[curve]) == len(whole.history[curve])

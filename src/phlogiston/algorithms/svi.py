@@ -45,7 +45,8 @@ class SVI:
             not on each other), "flow" (a neural spline flow; needs zuko), "laplace" (see ``ph.Laplace``), "delta" (a
             point; see ``ph.MAP``): densities on the unconstrained scale. Or a Pyro guide, on the program's inputs or on
             none; latents that it lacks get an independent normal, discrete ones are summed out, its own discrete ones
-            use the score function. Or a family of guides, such as ``ph.Amortized()``.
+            use the score function, or are summed over in the ELBO where they say ``infer={"enumerate": "parallel"}``.
+            Or a family of guides, such as ``ph.Amortized()``.
         bound: "elbo"; "iwae", the importance-weighted bound of ``num_particles`` draws; "renyi", of order ``alpha``.
         gradient: "sticking" leaves the guide's own score out, whose mean is zero: sticking the landing, and DReG for
             the importance-weighted bound; "pathwise" keeps it. Guides that are programs use "pathwise", with KL

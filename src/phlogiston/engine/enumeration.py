@@ -57,6 +57,11 @@ def enumerated(bound: Bound, structure: Structure, *messengers: Any) -> poutine.
     return trace
 
 
+def in_parallel(bound: Bound, nesting: int, params: Mapping[str, torch.Tensor]) -> poutine.Trace:
+    """A trace of a guide in which the sites that ask for it take all their values, in dimensions left of its plates."""
+    return run(bound, EnumMessenger(-1 - nesting), parameters=params)
+
+
 def without_observations(trace: poutine.Trace, structure: Structure) -> poutine.Trace:
     """The same trace with the terms of the latents alone."""
     for site in structure.sites:

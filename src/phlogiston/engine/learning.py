@@ -17,7 +17,8 @@ times, and scalars for the others:
     j/<site>      log |d z / d u| of a latent that the guide lacks
     value/<site>  the value of a latent, where asked for
 
-Discrete latents that the guide lacks are summed out, plate by plate. Nothing of ``pyro.infer`` is involved.
+Discrete latents that the guide lacks are summed out, plate by plate; over those of its own that it enumerates, every
+term is an expectation (``expected``), which counts as a closed form. Nothing of ``pyro.infer`` is involved.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from pyro.ops.contract import contract_tensor_tree
 from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import constraints, kl_divergence, transform_to
 
-from phlogiston.engine import enumeration, handlers
+from phlogiston.engine import enumeration, expected, handlers
 from phlogiston.engine.elements import AtRows
+from phlogiston.engine.expected import Weights
 from phlogiston.engine.graph import Graph, trace_single
 from phlogiston.engine.interpret import Slot, layout
 from phlogiston.engine.isolate import isolated
@@ -76,7 +78,8 @@ class Learning:
         guide: a Pyro guide, a callable on the program's inputs or on none; None for a guide without sites.
         plate: the plate that minibatches are taken from; None for all data at every step.
         dtype: precision of the evaluation.
-        analytic: whether KL divergences between a latent's guide and prior are taken in closed form where there is one.
+        analytic: whether KL divergences between a latent's guide and prior are taken in closed form where there is one,
+            and discrete latents of the guide summed over where it says so.
         hold: whether the program's own parameters stay as they are.
 
     Raises:
@@ -119,7 +122,9 @@ class Learning:
         self.guided = self._match(guided)
         rest = tuple(site for site in structure.continuous if site.name not in self.guided)
         self.slots: tuple[Slot, ...] = layout(replace(structure, sites=rest))
-        self.score_sites = tuple(name for name in self.guided if not guided[name]["fn"].has_rsample)
+        self.enumerated = tuple(name for name in self.guided if analytic and expected.is_enumerated(guided[name]))
+        drawn = [name for name in self.guided if name not in self.enumerated]
+        self.score_sites = tuple(name for name in drawn if not guided[name]["fn"].has_rsample)
         self.summed = tuple(site.name for site in structure.discrete if site.name not in self.guided)
         self._refuse_shared()
 
@@ -145,6 +150,14 @@ class Learning:
 
     def _refuse_shared(self) -> None:
         for name in self.summed:
+            if self.enumerated:
+                raise UnsupportedModel(
+                    problem(
+                        f"site {name!r}",
+                        found=f"a discrete latent that the guide lacks, beside enumerated {self.enumerated[0]!r}",
+                        expected="all discrete latents in the guide, or none",
+                    )
+                )
             site = self._structure[name]
             if self._plate is not None and not in_plate(site, self._plate.name):
                 raise UnsupportedModel(
@@ -184,7 +197,7 @@ class Learning:
         """One draw: see the module."""
         params = {**self._held, **self.constrained({name: inputs[PARAM + name] for name in self.initial})}
         index = inputs.get("index")
-        guided = self._run_guide(params, index)
+        guided, weights = self._run_guide(params, index)
         latents = {name: cast(torch.Tensor, guided.nodes[name]["value"]) for name in self.guided}
         substitute: list[Any] = [handlers.Substitute(latents)]
         unconstrain = None
@@ -198,10 +211,10 @@ class Learning:
             found = self._summed_out(trace)
         else:
             trace = score(prune_subsample_sites(run(bound, *substitute, parameters=params)))
-            found = self._program_terms(trace)
-        found = self._with_guide(found, guided, None if self.summed else trace)
+            found = self._program_terms(trace, weights)
+        found = self._with_guide(found, guided, None if self.summed else trace, weights)
         if unconstrain is not None:
-            found |= {f"j/{name}": self._rows(name, value) for name, value in unconstrain.log_jacobian.items()}
+            found |= {f"j/{n}": self._rows(n, value, weights) for n, value in unconstrain.log_jacobian.items()}
         if values:
             names = (*self.guided, *(slot.site.name for slot in self.slots))
             found |= {f"value/{name}": cast(torch.Tensor, trace.nodes[name]["value"]) for name in names}
@@ -217,32 +230,39 @@ class Learning:
     def _at(self, bound: Bound, structure: Structure, index: torch.Tensor | None) -> Bound:
         return bound if index is None or self._plate is None else AtRows(bound, structure, self._plate, index)
 
-    def _run_guide(self, params: Values, index: torch.Tensor | None) -> poutine.Trace:
+    def _run_guide(self, params: Values, index: torch.Tensor | None) -> tuple[poutine.Trace, Weights | None]:
         if self._guide is None:
-            return poutine.Trace()
+            return poutine.Trace(), None
         nothing = replace(self._structure, sites=(), observations={})
-        return score(prune_subsample_sites(run(self._at(self._guide, nothing, index), parameters=params)))
+        bound, nesting = self._at(self._guide, nothing, index), self._structure.plate_nesting
+        if not self.enumerated:
+            return score(prune_subsample_sites(run(bound, parameters=params))), None
+        trace = score(prune_subsample_sites(enumeration.in_parallel(bound, nesting, params)))
+        return trace, Weights.of([cast(dict[str, Any], trace.nodes[name]) for name in self.enumerated], nesting)
 
-    def _rows(self, name: str, log_prob: torch.Tensor) -> torch.Tensor:
+    def _rows(self, name: str, log_prob: torch.Tensor, weights: Weights | None) -> torch.Tensor:
         """A site's terms summed to one a row of the plate, or to a scalar outside of it."""
         site = self._structure[name]
+        if weights is not None:
+            log_prob = weights.expect(name, log_prob)
         if self._plate is None or not in_plate(site, self._plate.name):
             return log_prob.sum()
         others = [dim for dim in range(-log_prob.ndim, 0) if dim != self._plate.dim]
         return log_prob.sum(others) if others else log_prob
 
-    def _program_terms(self, trace: poutine.Trace) -> Values:
+    def _program_terms(self, trace: poutine.Trace, weights: Weights | None) -> Values:
         found: Values = {}
         for site in self._structure.sites:
             if site.role not in ("latent", "observed", "factor"):
                 continue
             log_prob = torch.as_tensor(cast(dict[str, Any], trace.nodes[site.name])["log_prob"])
             if site.role != "latent":
-                found[f"x/{site.name}"] = self._rows(site.name, log_prob)
+                found[f"x/{site.name}"] = self._rows(site.name, log_prob, weights)
                 continue
-            found[f"p/{site.name}"] = self._rows(site.name, of_latents(site, log_prob))
+            own = of_latents(site, log_prob)
+            found[f"p/{site.name}"] = self._rows(site.name, own, weights)
             if site.missing is not None:
-                found[f"x/{site.name}"] = self._rows(site.name, log_prob - of_latents(site, log_prob))
+                found[f"x/{site.name}"] = self._rows(site.name, log_prob - own, weights)
         return found
 
     def _summed_out(self, trace: poutine.Trace) -> Values:
@@ -273,25 +293,40 @@ class Learning:
         """KL[q, p] of one site, element by element, with the site's scale; None where it has no formula."""
         return _closed_form(guided, cast(dict[str, Any], trace.nodes[guided["name"]])) if self._analytic else None
 
-    def _with_guide(self, found: Values, guided: poutine.Trace, trace: poutine.Trace | None) -> Values:
+    def _with_guide(
+        self, found: Values, guided: poutine.Trace, trace: poutine.Trace | None, weights: Weights | None
+    ) -> Values:
         ordered = [name for name in (site.name for site in self._structure.of("latent")) if name in self.guided]
         in_order = ordered == [name for name in guided.nodes if name in self.guided]
+        able = {name for name in self.guided if in_order and trace is not None and name not in self.enumerated}
         for name, node in guided.nodes.items():
             msg = cast(dict[str, Any], node)
             if msg["type"] != "sample" or not handlers.is_data(msg):
                 continue
             log_q = torch.as_tensor(msg["log_prob"])
             if name not in self.guided:  # an auxiliary draw of the guide, from which its sites are computed
-                found[f"q/{name}"] = log_q.sum()
+                found[f"q/{name}"] = (log_q if weights is None else weights.expect(name, log_q)).sum()
                 continue
             if name in self.score_sites:
-                found[f"score/{name}"] = self._rows(name, log_q)
-            elif in_order and trace is not None and (kl := self._closed_form(msg, trace)) is not None:
-                found[f"kl/{name}"] = self._rows(name, kl)
+                self._refuse_mixed(name, log_q)
+                found[f"score/{name}"] = self._rows(name, log_q, None)
+            elif trace is not None and name in able and (kl := self._closed_form(msg, trace)) is not None:
+                found[f"kl/{name}"] = self._rows(name, kl, weights)
                 found.pop(f"p/{name}")
                 continue
-            found[f"q/{name}"] = self._rows(name, log_q)
+            found[f"q/{name}"] = self._rows(name, log_q, weights)
         return found
+
+    def _refuse_mixed(self, name: str, log_q: torch.Tensor) -> None:
+        if log_q.ndim > self._structure.plate_nesting:
+            raise UnsupportedModel(
+                problem(
+                    f"guide, site {name!r}",
+                    found=f"draws without gradient that depend on {self.enumerated[0]!r}, which is enumerated",
+                    expected="both enumerated, or neither",
+                    fix=f'pyro.sample({name!r}, ..., infer={{"enumerate": "parallel"}})',
+                )
+            )
 
 
 def _is_of_module(msg: Mapping[str, Any]) -> bool:
@@ -313,4 +348,5 @@ def _closed_form(guided: Mapping[str, Any], msg: Mapping[str, Any]) -> torch.Ten
         kl = kl_divergence(guided["fn"], msg["fn"])
     except NotImplementedError:
         return None
-    return torch.as_tensor(kl.expand(guided["fn"].batch_shape) * msg["scale"])
+    shape = torch.broadcast_shapes(kl.shape, guided["fn"].batch_shape)  # type: ignore[no-untyped-call]
+    return torch.as_tensor(kl.expand(shape) * msg["scale"])
