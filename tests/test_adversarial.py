@@ -284,6 +284,20 @@ def test_what_is_frozen_in_a_critic_stays_as_it_was() -> None:
     assert [tuple(value.shape) for value in fitted.state["critic"][:2]] == [(1, 4), (1,)]
 
 
+@pytest.mark.parametrize("engine", ["graph", "loop"])
+def test_networks_that_draw_by_themselves_follow_the_seed(engine: str) -> None:
+    critic = nn.Sequential(nn.Unflatten(0, (-1, 1)), nn.Linear(1, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+    settings: dict[str, Any] = {"critic": critic, "engine": engine, "check_every": 50, "final_rate": 1.0}
+    before = torch.get_rng_state()
+    whole = trained(70, **settings)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(3)
+    first = trained(40, **settings)
+    rest = trained(70, **settings, resume_from=first)
+    assert torch.equal(whole.params["loc"], rest.params["loc"])
+    assert whole.history["check_distance"][0] == rest.history["check_distance"][0]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

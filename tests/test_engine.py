@@ -243,6 +243,20 @@ def test_randomness_with_latent_parameters_is_batched_too() -> None:
     assert abs(float(residual.mean())) < 4 * float(residual.std()) / math.sqrt(20_000)
 
 
+@pytest.mark.parametrize("chance", [0.25, 0.5])
+def test_dropout_inside_a_program_leaves_out_its_share_and_follows_the_seed(chance: float) -> None:
+    def program() -> None:
+        z = pyro.sample("z", dist.Normal(torch.ones(8), 0.01).to_event(1))
+        pyro.deterministic("x", torch.nn.functional.dropout(z, chance))
+
+    first, again = (ph.Model(program).simulate(1000, seed=1)["x"] for _ in range(2))
+    kept = first != 0.0
+    assert torch.equal(first, again)
+    assert abs(float(kept.double().mean()) - (1.0 - chance)) < 4.0 * math.sqrt(chance * (1.0 - chance) / 8000)
+    assert kept.float().mean(0).std() < 0.1  # every entry has its own chance
+    assert abs(float(first[kept].mean()) * (1.0 - chance) - 1.0) < 0.01
+
+
 def test_machine_code_is_kept_on_disk_and_serves_other_data(load_model: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("PHLOGISTON_CACHE", str(tmp_path))
     model = load_model("gamma_poisson").model

@@ -15,7 +15,7 @@ from phlogiston.adversarial.alarms import Alarm
 from phlogiston.adversarial.players import RECORD, Players
 from phlogiston.engine.batched import Tier
 from phlogiston.engine.devices import CPU
-from phlogiston.engine.isolate import generator
+from phlogiston.engine.isolate import as_int, generator, isolated
 from phlogiston.engine.updates import Moving, Rule, Step, make_update
 
 Array = np.ndarray[Any, Any]
@@ -204,7 +204,10 @@ def play(
     batches = Batches(plan, seed)
     steps = _steps(players, plan, batches[0], at, tier)
     at = replace(at, engine=steps.engine)
-    with tqdm(total=plan.num_steps, initial=at.step, desc="train", disable=None if progress else True) as bar:
+    with (
+        isolated(),
+        tqdm(total=plan.num_steps, initial=at.step, desc="train", disable=None if progress else True) as bar,
+    ):
         while at.step < plan.num_steps and not at.stop_reason:
             before = at.copied()
             try:
@@ -246,9 +249,10 @@ def _window(
     """Some steps, ``[steps, NAMES]``; parameters are overwritten."""
     records = []
     numbers = range(at.step, min(at.step + WINDOW - at.step % WINDOW, plan.num_steps))
-    feeds = _feeds(players, plan, seed, batches, numbers)
+    feeds, networks = _feeds(players, plan, seed, batches, numbers), as_int(_child(seed, 2))
     for step, given in zip(numbers, _there(feeds, at.generator.device), strict=True):
         share = plan.share(step)
+        torch.manual_seed(networks + step)  # of what networks draw by themselves, such as dropout
         for feed in given[:-1]:
             first = steps.critic(at.critic, plan.critic_rate * share, (*feed, *at.generator.params)).clone()
             if plan.clip is not None:

@@ -17,7 +17,7 @@ from phlogiston.adversarial.losses import Loss
 from phlogiston.adversarial.players import RECORD, Players, Regularisers, Tensors
 from phlogiston.divergence.points import squared_distances
 from phlogiston.divergence.slices import along
-from phlogiston.engine.isolate import generator, spawn
+from phlogiston.engine.isolate import generator, isolated, spawn
 
 Array = NDArray[np.float64]
 
@@ -140,9 +140,11 @@ class Watch:
     def _of_critic(self, at: Standing) -> Mapping[str, float]:
         """How the critic does on rows that it has not seen, against what the generator draws now."""
         params = (at.critic.params, at.generator.params)
-        real, fake, scores = self._players.judged(*params, self._feed)
+        with isolated(seed=0):  # networks may draw by themselves
+            real, fake, scores = self._players.judged(*params, self._feed)
+            of_seen = self._players.judged(*params, self._seen)[2]
         found = dict(zip(RECORD[2:], scores, strict=True))
-        memory = self._players.judged(*params, self._seen)[2][_PAIRS] - found["right_pairs"]
+        memory = of_seen[_PAIRS] - found["right_pairs"]
         odds = [real, -fake] if self._loss.logistic else [real - fake] if self._loss.pairs else []
         kept = {name: found[name] for name in ("right_data", "right_draws", "right_pairs")}
         error = {"calibration": calibration_error(torch.cat(odds).double().numpy())} if odds else {}
@@ -150,7 +152,7 @@ class Watch:
 
     def drawn(self, params: Tensors) -> torch.Tensor:
         """As many draws as there are rows, always of the same noise."""
-        with torch.no_grad():
+        with isolated(seed=0), torch.no_grad():
             return self._players.generated(params, self._feed)
 
     def distance(self, draws: torch.Tensor) -> float:

@@ -165,7 +165,16 @@ def _lifted_discrete(
     graph: fx.Graph, node: fx.Node, value: torch.Tensor
 ) -> tuple[Noise, Callable[[fx.Node], fx.Node]] | None:
     name, probabilities = _op(node), node.args[0]
-    if name == "bernoulli" and isinstance(probabilities, fx.Node) and len(node.args) == 1:
+    overload = str(getattr(node.target, "_overloadname", ""))
+    if name == "bernoulli" and overload not in ("default", "Tensor"):  # one chance for all: dropout fills so
+        chance: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+
+        def hits(rng: np.random.Generator, n: tuple[int, ...]) -> np.ndarray:
+            return np.asarray(rng.random(n) < chance)
+
+        return Noise(tuple(value.shape), value.dtype, hits), lambda drawn: drawn
+    if name == "bernoulli":
+        probabilities = node.args[1] if overload == "Tensor" else probabilities
 
         def below(uniform: fx.Node) -> fx.Node:
             hit = graph.call_function(aten.lt.Tensor, (uniform, probabilities))
