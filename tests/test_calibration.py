@@ -128,7 +128,9 @@ def test_discrete_sites_are_ranked() -> None:
 
 
 def test_nuts_runs_simulations_at_once_and_is_calibrated() -> None:
-    found = ph.calibrate(MODEL, "nuts", num_samples=150, num_warmup=200, num_simulations=150, seed=0, progress=False)
+    found = ph.calibrate(
+        MODEL, "nuts", num_samples=150, num_warmup=200, engine="graph", num_simulations=150, seed=0, progress=False
+    )
     assert found.batched
     assert found.calibrated, str(found)
     assert found.sizes.min() >= 20
@@ -142,7 +144,9 @@ def test_batched_nuts_gives_the_closed_form_posterior_of_each_data_set() -> None
     data = torch.tensor([[0.0, 1.0, 2.0], [300.0, 310.0, 305.0], [-4.0, -4.0, -1.0]], dtype=torch.float64)
     sampler = NutsBlock(num_warmup=300, target_accept_prob=0.8, max_tree_depth=8, step_size=1.0, mass_matrix="diag")
     start: Any = ("uniform", np.random.SeedSequence(2))
-    found = sample_replicates(MODEL.target(), Replicated(MODEL, ("y",)), sampler, {"y": data}, 4, 1000, start)
+    found = sample_replicates(
+        MODEL.target("graph"), Replicated(MODEL, ("y",), engine="graph"), sampler, {"y": data}, 4, 1000, start
+    )
     variance = 1.0 / (0.25 + ROOT_N)
     mean, sd = found.u.mean((1, 2))[:, 0], found.u.flatten(1, 2).std(1)[:, 0]
     worth = 4000 / 4  # correlated draws
@@ -159,7 +163,7 @@ def test_a_mixture_with_discrete_latents_is_calibrated_under_nuts() -> None:
 
     found = ph.calibrate(
         ph.Model(program).observe(y=torch.zeros(4)),
-        ph.NUTS(num_samples=200, num_warmup=200),
+        ph.NUTS(num_samples=200, num_warmup=200, engine="graph"),
         num_simulations=64,
         seed=1,
         progress=False,
@@ -170,10 +174,9 @@ def test_a_mixture_with_discrete_latents_is_calibrated_under_nuts() -> None:
 
 
 def test_posterior_calibration_around_the_data() -> None:
-    post = ph.infer(MODEL, "nuts", num_samples=500, seed=0, progress=False)
-    found = ph.calibrate(
-        MODEL, "nuts", num_samples=150, num_warmup=200, around=post, num_simulations=128, seed=0, progress=False
-    )
+    post = ph.infer(MODEL, "nuts", num_samples=500, engine="graph", seed=0, progress=False)
+    method = ph.NUTS(num_samples=150, num_warmup=200, engine="graph")
+    found = ph.calibrate(MODEL, method, around=post, num_simulations=128, seed=0, progress=False)
     assert found.source == "posterior"
     assert found.calibrated, str(found)
 

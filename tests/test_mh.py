@@ -171,7 +171,7 @@ def test_an_asymmetric_proposal_needs_its_hastings_term(hastings: bool) -> None:
 def test_discrete_latents_alone_move_under_the_random_walk() -> None:
     model = ph.Model(coupled)
     pi = exact_of_states(model)
-    posterior = ph.infer(model, ph.MH(num_chains=64, num_samples=500, num_warmup=100), seed=0, progress=False)
+    posterior = ph.infer(model, ph.MH(num_chains=64, num_samples=300, num_warmup=50), seed=0, progress=False)
     within(posterior, "a", pi @ STATES["a"].numpy())
     within(posterior, "b", pi @ STATES["b"].numpy())
 
@@ -184,7 +184,7 @@ def test_latents_coupled_within_a_plate_are_not_summed_out() -> None:
         pyro.factor("coupling", 0.3 * pull * s.sum() ** 2)
 
     posterior = ph.infer(
-        ph.Model(program), ph.MH(num_chains=64, num_samples=500, num_warmup=200, num_steps=3), seed=0, progress=False
+        ph.Model(program), ph.MH(num_chains=64, num_samples=300, num_warmup=100, num_steps=3), seed=0, progress=False
     )
     pull = torch.linspace(-4.0, 6.0, 4001, dtype=torch.float64)
     count = torch.arange(4.0, dtype=torch.float64)
