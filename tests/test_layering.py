@@ -14,7 +14,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # From the lowest. A part is a file or a folder; it imports from the lines above its own, and a folder from itself.
 LAYERS = [
-    ["errors"],
+    ["errors", "version"],
     ["nets", "estimate", "reference", "registry", "checkpoint"],
     ["decomposition"],
     ["engine"],

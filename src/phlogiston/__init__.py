@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from phlogiston.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from phlogiston import divergence
     from phlogiston.adversarial.trainer import Adversarial
@@ -63,8 +65,6 @@ if TYPE_CHECKING:
     from phlogiston.recentring import reparam
     from phlogiston.reference import Reference
     from phlogiston.training import train
-
-__version__ = "0.1.0"
 
 # Where each public name lives; a module is imported when one of its names is first used, so that the command line
 # answers before torch is loaded.

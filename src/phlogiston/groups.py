@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from phlogiston.engine.isolate import generator
 from phlogiston.errors import UnknownName, did_you_mean
 from phlogiston.estimate import Estimate
 from phlogiston.plan import Plan
+from phlogiston.version import __version__
 
 
 class HasDraws(Drawn, Run, Protocol):
@@ -138,7 +138,7 @@ def _attributes(posterior: HasDraws) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "created_at": datetime.now(UTC).isoformat(),
         "inference_library": "phlogiston",
-        "inference_library_version": importlib.metadata.version("phlogiston"),
+        "inference_library_version": __version__,
         "method": posterior.method,
         "settings": json.dumps({name: repr(value) for name, value in posterior.settings.items()}),
         "is_chain": int(posterior.is_chain),

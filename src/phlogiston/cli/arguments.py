@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib.metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
 from phlogiston.registry import CHOOSERS, METHODS
+from phlogiston.version import __version__
 
 FINE, WRONG, USAGE, DOUBTFUL, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -37,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The parser of ``phlogiston``."""
     top = _parser("phlogiston", "Latent-variable models as Pyro programs, any inference method by name.")
-    top.add_argument("--version", action="version", version=f"phlogiston {importlib.metadata.version('phlogiston')}")
+    top.add_argument("--version", action="version", version=f"phlogiston {__version__}")
     top.add_argument("--traceback", action="store_true", help="show where an error arose")
     shared = _Parser(add_help=False)
     shared.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose")

@@ -15,8 +15,9 @@ import torch
 from phlogiston.drawn import Run
 from phlogiston.model import Model
 from phlogiston.report.page import Block, Code, Section, Table
+from phlogiston.version import __version__
 
-_PACKAGES = ("phlogiston", "torch", "pyro-ppl", "numpy", "arviz", "xarray", "matplotlib", "numba")
+_PACKAGES = ("torch", "pyro-ppl", "numpy", "arviz", "xarray", "matplotlib", "numba")
 _LONGEST_SOURCE = 200
 
 
@@ -30,6 +31,7 @@ def reproducibility(run: Run, *, verb: str, command: str) -> Section:
         ["seconds", f"{run.seconds:.2f}"],
         ["engine", run.engine or "not recorded"],
         ["Python", platform.python_version()],
+        ["phlogiston", __version__],
         *([name, version] for name in _PACKAGES if (version := _version(name))),
         ["platform", platform.platform()],
         ["threads", str(torch.get_num_threads())],
