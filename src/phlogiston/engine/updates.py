@@ -133,16 +133,12 @@ def make_update(
 
 def _compiled(gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors) -> Step:
     count, device = len(moving.params), moving.device
-    rate = torch.zeros((), dtype=moving.params[0].dtype)
 
     def step(*tensors: torch.Tensor) -> torch.Tensor:
         params, means, squares = (tensors[i * count : (i + 1) * count] for i in range(3))
-        done, learning_rate = tensors[3 * count], tensors[3 * count + 1]
+        size, root = tensors[3 * count], tensors[3 * count + 1]
         record, gradients = gradient(params, tensors[3 * count + 2 :])
         gradients = _clipped(gradients, rule)
-        done.add_(1.0)
-        size = learning_rate / (1.0 - rule.beta1**done)
-        root = torch.rsqrt(1.0 - rule.beta2**done)
         for value, mean, square, slope in zip(params, means, squares, gradients, strict=True):
             moved = rule.beta1 * mean - (1.0 - rule.beta1) * slope  # of what falls, as torch's own kernel keeps it
             spread = rule.beta2 * square + (1.0 - rule.beta2) * slope * slope
@@ -151,14 +147,18 @@ def _compiled(gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors) -
             value.copy_(value - size * moved / (torch.sqrt(spread) * root + rule.epsilon))
         return record
 
-    example = [*moving.to(CPU).copied().tensors, rate, *(value.to(CPU) for value in inputs)]
+    start, scalars = moving.to(CPU).copied(), torch.ones(2, dtype=torch.float64).unbind()
+    example = [*start.params, *start.means, *start.squares, *scalars, *(value.to(CPU) for value in inputs)]
     module = moved(batch_by(step, example), device)
-    rate = rate.to(device)
     # compiling calls the code once, which changes its arguments
     code = compiled.compile_graph(module, [value.to(device) for value in example])
 
     def run(at: Moving, learning_rate: float, given: Tensors) -> torch.Tensor:
-        result: Any = code(*at.tensors, torch.full_like(rate, learning_rate), *given)
+        at.count.add_(1.0)
+        # powers of the count are taken here: in the code every few elements would take them again
+        size = learning_rate / (1.0 - rule.beta1**at.count)
+        root = torch.rsqrt(1.0 - rule.beta2**at.count)
+        result: Any = code(*at.params, *at.means, *at.squares, size, root, *given)
         record: torch.Tensor = result[0] if isinstance(result, (tuple, list)) else result
         return record
 
