@@ -13,6 +13,7 @@ from pyro import poutine
 from torch import nn
 
 import phlogiston as ph
+from phlogiston.nets.encoder import Standardise
 
 
 def images(shape: tuple[int, ...] = (8, 8), count: int = 12) -> ph.Model:
@@ -210,3 +211,12 @@ def test_data_of_another_shape_are_refused_by_a_trained_encoder() -> None:
     guide = ph.Amortized().build(images())
     with pytest.raises(ph.ModelError, match=r"data of shape \(9, 9\) each; expected \(8, 8\)"):
         guide.at(images(shape=(9, 9)))
+
+
+def test_a_feature_that_hardly_varied_does_not_drown_the_others() -> None:
+    data = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    data[:, 2] = 0.0
+    data[0, 2] = 0.01
+    seen = Standardise(data.mean(0), data.std(0))(data + torch.tensor([0.0, 0.0, 1.0]))
+    assert float(seen[:, 2].max()) == 5.0
+    torch.testing.assert_close(seen[:, 0], (data[:, 0] - data[:, 0].mean()) / data[:, 0].std())

@@ -142,6 +142,10 @@ def test_something_that_is_no_method() -> None:
         (lambda: ph.NUTS(num_chains=True), "num_chains: found True; expected an integer above zero"),
         (lambda: ph.NUTS(target_accept_prob=1.5), "target_accept_prob: found 1.5; expected a number between 0 and 1"),
         (lambda: ph.NUTS(target_accept_prob="high"), "target_accept_prob: found 'high'"),
+        (
+            lambda: ph.SVI(guide=ph.Amortized),
+            r"guide: found the class Amortized; expected .*; write: guide=Amortized\(\)",
+        ),
         (lambda: ph.NUTS(mass_matrix="full"), "mass_matrix: found 'full'; expected 'auto' or 'diag'"),
         (lambda: ph.Rejection(likelihood_bound="guess"), "likelihood_bound: found 'guess'"),
         (lambda: ph.Rejection(likelihood_bound=math.inf), "likelihood_bound: found inf; expected a finite log M"),

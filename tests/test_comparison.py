@@ -263,14 +263,30 @@ def test_of_two_the_one_whose_own_checks_fail_is_named() -> None:
 
 
 def test_what_cannot_be_held_against_each_other_is_refused() -> None:
-    with pytest.raises(ValueError, match="found a model without a list of methods; expected two or more; write"):
+    with pytest.raises(ValueError, match="found a model without methods; expected a list of two or more; write"):
         ph.agree(correlated())
-    with pytest.raises(ValueError, match=r"found 1 methods that can treat the model \(method 'exact' cannot treat"):
+    with pytest.raises(ValueError, match=r"found 1 method that can treat the model \(method 'exact' cannot treat"):
         ph.agree(correlated(), methods=["exact", "smc"], seed=0, progress=False)
     with pytest.raises(ValueError, match="agree: found data 'y' that differ in 1 of 5 numbers"):
         ph.agree([fitted(), fitted(y=[*Y[:4], 0.6])])
     one = fitted()
     with pytest.raises(TypeError, match="found methods beside posteriors"):
         ph.agree([one, one], methods=["smc"])
-    with pytest.raises(ValueError, match="found latent 'mu' of 'a', which 'b' lacks or has in another shape"):
+    with pytest.raises(ValueError, match="found 'b' with no site 'mu'; expected posteriors of the model of 'a'"):
         ph.agree({"a": one, "b": replace(one, draws={"nu": one.draws["mu"]})})
+    with pytest.raises(ValueError, match="found the draws of 'smc 1' again in 'smc 2'; expected runs with"):
+        ph.agree([one, one])
+    with pytest.raises(ValueError, match="found 'b' with draws to which the model gives another density; expected"):
+        ph.agree({"a": one, "b": fitted(3.0)})
+    for given, message in (("nuts", "found methods='nuts'"), (["nuts"], r"found methods=\['nuts'\]")):
+        with pytest.raises(ValueError, match=message):
+            ph.agree(correlated(), methods=given)
+    with pytest.raises(TypeError, match="evidence: found int; expected a posterior"):
+        ph.evidence(3)  # type: ignore[arg-type]
+
+
+def test_a_method_named_twice_runs_with_another_seed() -> None:
+    methods = ["importance", ph.Importance(num_particles=10_000)]
+    found = ph.agree(correlated(), methods=methods, seed=0, progress=False)
+    assert found.agreed
+    assert min(found.z.values()) > 0.0

@@ -361,3 +361,11 @@ def test_a_report_reads_as_its_findings_and_prints_as_text_and_html() -> None:
     assert "It means &lt;c&gt;." in html
     assert "<c>" not in html
     assert str(minor) == "a is 1 (limit 0); do b"
+
+
+def test_what_is_no_number_is_not_fine() -> None:
+    from phlogiston.diagnostics.bound import check_gap
+    from phlogiston.diagnostics.findings import checks_of_weights
+
+    assert check_gap(ph.Estimate(float("nan"), float("nan"))).state == "do not use"
+    assert [check.state for check in checks_of_weights(float("inf"), float("nan"), 1000)] == ["do not use"] * 2

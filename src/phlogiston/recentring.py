@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 
@@ -17,8 +17,10 @@ from phlogiston.training import train
 _ALL_BUT = 0.05  # so near to one of the ends, a learned value stands for it
 _LEARNING = SVI(num_steps=1000, window=100, num_samples=10, engine="graph")
 
+Centredness = Literal["learn"] | float | Mapping[str, float]
 
-def reparam(model: Model, centred: Literal["learn"] | float | Mapping[str, float] = "learn", *, seed: int = 0) -> Model:
+
+def reparam(model: Model | Callable[..., Any], centred: Centredness = "learn", *, seed: int = 0) -> Model:
     r"""The same model with its hierarchical latents drawn on another scale.
 
     A latent :math:`\theta \sim p(\mu, \tau)` of a location-scale family becomes
@@ -57,6 +59,7 @@ def reparam(model: Model, centred: Literal["learn"] | float | Mapping[str, float
         >>> {name: site.role for name, site in model.sites.items()}
         {'tau': 'latent', 'theta_decentered': 'latent', 'theta': 'deterministic', 'y': 'observed'}
     """
+    model = model if isinstance(model, Model) else Model(model)
     found = {site.site: site for site in centred_sites(model, model.structure)}
     if not found:
         raise UnsupportedModel(

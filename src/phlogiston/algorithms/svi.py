@@ -148,6 +148,9 @@ class SVI:
         if isinstance(self.guide, str):
             if self.guide not in GUIDES:
                 raise SettingError(f"guide: found {self.guide!r}; {did_you_mean(self.guide, GUIDES)}")
+        elif isinstance(self.guide, type):
+            fix = f"guide={self.guide.__name__}()"
+            raise SettingError(problem("guide", found=f"the class {self.guide.__name__}", expected="a guide", fix=fix))
         elif not callable(self.guide) and not isinstance(self.guide, variational.GuideFamily):
             raise SettingError(
                 problem("guide", found=repr(self.guide), expected="a name, a Pyro guide or ph.Amortized()")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from phlogiston import registry
 from phlogiston.comparison.bridging import evidence
-from phlogiston.comparison.data import insist_on_the_same_data, model_of, named
+from phlogiston.comparison.data import insist_on_one_model, insist_on_the_same_data, model_of, named
 from phlogiston.comparison.page import write_agreement
 from phlogiston.diagnostics import Report, systematic_resample
 from phlogiston.diagnostics.findings import component
@@ -120,7 +120,7 @@ class Agreement:
         return f"{self.outlier} disagrees with the others: {self.why}"
 
     def summary(self) -> pd.DataFrame:
-        """A row a method: its own verdict, and how far it is from the other methods, at the median of them."""
+        """A row a method: its own verdict, and how far it is from the method that is furthest from it."""
         import pandas as pd
 
         rows = []
@@ -132,10 +132,10 @@ class Agreement:
                 {
                     "own checks": self.reports[name].verdict,
                     "differs from": sum(self.differ(*pair) for pair in pairs),
-                    "|z|": float(np.median([self.z[pair] for pair in pairs])),
+                    "|z|": self.z[worst],
                     "worst": self.where[worst],
-                    "C2ST": float(np.median([float(self.c2st[pair].accuracy.value) for pair in pairs])),
-                    "MMD p": float(np.median([self.mmd[pair].p_value for pair in pairs])),
+                    "C2ST": max(float(self.c2st[pair].accuracy.value) for pair in pairs),
+                    "MMD p": min(self.mmd[pair].p_value for pair in pairs),
                     "log evidence": "-" if found is None else str(found),
                     "seconds": round(post.seconds, 2),
                 }
@@ -189,7 +189,8 @@ def agree(
         progress: of the runs.
 
     Raises:
-        ValueError: the posteriors are of different data or latents, or fewer than two methods can treat the model.
+        ValueError: the posteriors are of different data, latents or models, or one run twice; or fewer than two methods
+            can treat the model.
 
     References:
         Lopez-Paz and Oquab (2017), Revisiting classifier two-sample tests, https://arxiv.org/abs/1610.06545; Gretton et
@@ -211,8 +212,9 @@ def agree(
             raise TypeError("agree: found methods beside posteriors; expected a model; write: ph.agree(model, methods)")
         posts = named("agree", given)
     else:
-        posts = _run(given, methods, as_int(running), progress, refused)
+        posts = _run(given, methods, running, progress, refused)
     insist_on_the_same_data("agree", posts)
+    insist_on_one_model("agree", posts)
     return _with_outlier(_compared(posts, refused, comparing))
 
 
@@ -242,25 +244,26 @@ def _compared(posts: dict[str, Posterior], refused: dict[str, str], seed: np.ran
 def _run(
     given: Model | Callable[..., Any],
     methods: Sequence[Any] | None,
-    seed: int,
+    seed: np.random.SeedSequence,
     progress: bool,
     refused: dict[str, str],
 ) -> dict[str, Posterior]:
-    """Each method on the model; refusals are written down."""
-    if not methods or isinstance(methods, str):
+    """Each method on the model, with a seed of its own; refusals are written down."""
+    if not methods or isinstance(methods, str) or len(methods) < 2:
+        found = f"methods={methods!r}" if methods is not None else "a model without methods"
         fix = 'ph.agree(model, methods=["nuts", "smc"])'
-        raise ValueError(problem("agree", found="a model without a list of methods", expected="two or more", fix=fix))
+        raise ValueError(problem("agree", found=found, expected="a list of two or more", fix=fix))
     model = given if isinstance(given, Model) else Model(given)
     posts: dict[str, Posterior] = {}
-    for method in methods:
+    for method, own in zip(methods, spawn(seed, len(methods)), strict=True):
         name = method if isinstance(method, str) else registry.name_of(method)
         label = name if name not in posts else f"{name} {len(posts) + 1}"
         try:
-            posts[label] = infer(model, method, seed=seed, progress=progress)
+            posts[label] = infer(model, method, seed=as_int(own), progress=progress)
         except UnsupportedModel as error:
             refused[label] = str(error)
     if len(posts) < 2:
-        found = f"{len(posts)} methods that can treat the model ({'; '.join(refused.values())})"
+        found = f"{len(posts)} method{'s' * (not posts)} that can treat the model ({'; '.join(refused.values())})"
         raise ValueError(problem("agree", found=found, expected="at least two"))
     return posts
 

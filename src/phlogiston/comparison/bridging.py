@@ -64,6 +64,8 @@ def evidence(
         (True, True)
     """
     one_of(("bridge", "importance"), method=method)
+    if not isinstance(posterior, Posterior):
+        raise TypeError(problem("evidence", found=type(posterior).__name__, expected="a posterior"))
     model = _model_with_an_evidence(posterior)
     seed = posterior.seed if seed is None else seed
     if method == "importance":

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from phlogiston.errors import problem
-from phlogiston.matching import different_data
+from phlogiston.matching import different_data, mismatch
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
 
@@ -47,6 +49,31 @@ def model_of(verb: str, name: str, post: Posterior) -> Model:
         found = f"posterior {name!r} without its model"
         raise ValueError(problem(verb, found=found, expected="one", fix="ph.load(path, model=model)"))
     return post.model
+
+
+def insist_on_one_model(verb: str, posteriors: Mapping[str, Posterior]) -> None:
+    """Refuse posteriors of different models, and a run beside itself.
+
+    Models whose latents have other names, as a reparameterised one has, are not compared by their densities.
+
+    Raises:
+        ValueError: says which posterior, and how it differs.
+    """
+    names = list(posteriors)
+    known = model_of(verb, names[0], posteriors[names[0]])
+    latents = {site.name for site in known.structure.of("latent")}
+    for i, name in enumerate(names[1:], 1):
+        post = posteriors[name]
+        same = latents == {site.name for site in model_of(verb, name, post).structure.of("latent")}
+        if same and (difference := mismatch(known, post, name)):
+            found, fix = f"{name!r} with {difference}", "ph.compare(posteriors), for models beside each other"
+            raise ValueError(problem(verb, found=found, expected=f"posteriors of the model of {names[0]!r}", fix=fix))
+        for other in names[:i]:
+            if all(
+                torch.equal(value, posteriors[other].draws.get(site, value[:0])) for site, value in post.draws.items()
+            ):
+                found = f"the draws of {other!r} again in {name!r}"
+                raise ValueError(problem(verb, found=found, expected="runs with seeds of their own"))
 
 
 def insist_on_the_same_data(verb: str, posteriors: Mapping[str, Posterior]) -> None:

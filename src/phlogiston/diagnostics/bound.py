@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +25,16 @@ def check_gap(gap: Estimate, *, rich: bool = False) -> Check:
         rich: whether the guide is one that knows correlations.
     """
     value, error = float(gap.value), float(gap.se)
+    if not math.isfinite(value):
+        finding = Finding(
+            f"the ELBO gap is {value}, as some draws have no density",
+            "look for inputs far from those that the guide was trained on, or for parameters that are no numbers",
+            number=value,
+            threshold=GAP_LIMIT,
+            meaning="Nothing is known of how far the guide is from the posterior.",
+            severity="do not use",
+        )
+        return failed("ELBO gap", finding)
     if not value - _SURE * error > GAP_LIMIT:
         return Check("ELBO gap", f"{gap} nats, limit {GAP_LIMIT}")
     finding = Finding(

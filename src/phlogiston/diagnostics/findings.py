@@ -247,7 +247,7 @@ def checks_of_weights(khat: float, ess: float, num_draws: int) -> list[Check]:
             severity="do not use" if khat > 0.7 else "caution",
         )
         checks[0] = failed("Pareto k-hat", finding)
-    if ess < WEIGHTED_ESS_LIMIT:
+    if not ess >= WEIGHTED_ESS_LIMIT:
         finding = Finding(
             f"the weights are worth {ess:.0f} draws of {num_draws} (limit {WEIGHTED_ESS_LIMIT:.0f})",
             "raise num_particles, or propose closer to the posterior",
@@ -255,7 +255,7 @@ def checks_of_weights(khat: float, ess: float, num_draws: int) -> list[Check]:
             number=ess,
             threshold=WEIGHTED_ESS_LIMIT,
             meaning="Nearly all draws count for nothing: means are rough and tails unknown.",
-            severity="do not use" if ess < _ESS_HOPELESS else "caution",
+            severity="caution" if ess >= _ESS_HOPELESS else "do not use",
         )
         checks[1] = failed("effective sample size", finding)
     return checks

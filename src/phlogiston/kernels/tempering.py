@@ -106,13 +106,13 @@ def _trajectory(move: Move, path: Tempered, walkers: Walkers, rng: np.random.Gen
     steps = min(max(math.ceil(_QUARTER * (0.5 + 0.5 * rng.random()) / move.step_size), 1), _MOST_LEAPFROGS)
     start = walkers.value(move.beta) - 0.5 * np.square(momentum).sum(0)
     now = walkers
-    momentum = momentum + 0.5 * move.step_size * (move.root.T @ now.grad)
-    for i in range(steps):
-        u = now.u + move.step_size * (move.root @ momentum)
-        now = looked_at(path, np.where(np.isfinite(u).all(0), u, walkers.u), move.beta)
-        kick = move.root.T @ np.nan_to_num(now.grad, posinf=0.0, neginf=0.0)
-        momentum = momentum + move.step_size * (1.0 if i < steps - 1 else 0.5) * kick
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # a trajectory that leaves for infinity is not accepted
+        momentum = momentum + 0.5 * move.step_size * (move.root.T @ now.grad)
+        for i in range(steps):
+            u = now.u + move.step_size * (move.root @ momentum)
+            now = looked_at(path, np.where(np.isfinite(u).all(0), u, walkers.u), move.beta)
+            kick = move.root.T @ np.nan_to_num(now.grad, posinf=0.0, neginf=0.0)
+            momentum = momentum + move.step_size * (1.0 if i < steps - 1 else 0.5) * kick
         return now, now.value(move.beta) - 0.5 * np.square(momentum).sum(0) - start
 
 

@@ -7,9 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+_FAR = 5.0  # units of spread: a feature that hardly varied must not drown the others where it does
+
 
 class Standardise(nn.Module):
-    """Numbers in units of their spread: ``(data - loc) / scale``, ``[B, ...]`` -> ``[B, ...]``; a spread of 0 is 1."""
+    """Numbers in units of their spread: ``(data - loc) / scale``, ``[B, ...]`` -> ``[B, ...]``; a spread of 0 is 1.
+
+    Five units from the mean is as far as a number goes.
+    """
 
     loc: torch.Tensor
     scale: torch.Tensor
@@ -21,7 +26,7 @@ class Standardise(nn.Module):
 
     def forward(self, data: torch.Tensor) -> torch.Tensor:
         """``[B, ...]`` -> ``[B, ...]``."""
-        return (data - self.loc) / self.scale
+        return ((data - self.loc) / self.scale).clamp(-_FAR, _FAR)
 
 
 class Encoder(nn.Module):
