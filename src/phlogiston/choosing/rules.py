@@ -180,6 +180,8 @@ def _nuts(facts: Facts) -> NUTS:
         return NUTS(num_chains=4, num_samples=300, num_warmup=200)
     if facts.elements > DEAR / _LEAPFROGS:
         return NUTS(num_chains=4, num_samples=500, num_warmup=500)
+    if facts.funnels:  # the tail of the scale takes long chains, and small steps
+        return NUTS(num_chains=8, num_samples=1500, num_warmup=500, target_accept_prob=0.95)
     return NUTS(num_chains=32, num_samples=300, num_warmup=200)
 
 
