@@ -206,6 +206,7 @@ def play(
     at = replace(at, engine=steps.engine)
     with (
         isolated(),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         tqdm(total=plan.num_steps, initial=at.step, desc="train", disable=None if progress else True) as bar,
     ):
         while at.step < plan.num_steps and not at.stop_reason:
@@ -243,6 +244,13 @@ def _steps(players: Players, plan: Plan, index: torch.Tensor, at: Standing, tier
     return _Steps(critic, own, engine)
 
 
+def _seed(number: int, device: torch.device) -> None:
+    """Of what networks draw by themselves, such as dropout: ``torch.manual_seed`` takes 2 % of a step."""
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(number)
+
+
 def _window(
     players: Players, plan: Plan, seed: np.random.SeedSequence, batches: Batches, at: Standing, steps: _Steps
 ) -> Array:
@@ -252,7 +260,7 @@ def _window(
     feeds, networks = _feeds(players, plan, seed, batches, numbers), as_int(_child(seed, 2))
     for step, given in zip(numbers, _there(feeds, at.generator.device), strict=True):
         share = plan.share(step)
-        torch.manual_seed(networks + step)  # of what networks draw by themselves, such as dropout
+        _seed(networks + step, at.generator.device)
         for feed in given[:-1]:
             first = steps.critic(at.critic, plan.critic_rate * share, (*feed, *at.generator.params)).clone()
             if plan.clip is not None:
