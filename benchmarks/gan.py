@@ -14,7 +14,7 @@ PacGAN's rows are from its Table 1 (https://arxiv.org/abs/1712.04086), with its 
 
 `--speed` compares steps a second, by the clock on the wall and by that of the processor, with those of a loop by hand,
 eager and under `torch.compile`, for two hidden layers of 128 each, in one process, in turns, the best of some rounds.
-`python models/gan_digits.py > runs/gan/digits.txt` adds what that prints.
+`python models/gan_digits.py > runs/gan/digits.txt`, and `--large` likewise with its picture in `figures/`, add digits.
 """
 
 from __future__ import annotations
@@ -372,6 +372,8 @@ def main() -> None:
             "```",
             *digits.read_text().splitlines(),
             "```",
+            "",
+            "![28 x 28 pixels](figures/gan_digits_28.png)",
         ]
     print("\n".join(lines))
     if chosen.update:
