@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import phlogiston as ph
+from phlogiston.engine.chains import scaled, scaled_rows
 from phlogiston.kernels import nuts as nuts_kernel
 
 TINY = {"num_samples": 40, "num_warmup": 40, "progress": False}
@@ -69,6 +70,21 @@ def test_two_runs_are_one_bit_for_bit_from_memory_and_from_disk(model: ph.Model,
     assert same(whole, ph.infer(model, "nuts", num_samples=25, resume_from=half, **settings))
     loaded = ph.load(half.save(tmp_path / "half.nc"))
     assert same(whole, ph.infer(model, "nuts", num_samples=25, resume_from=loaded, **settings))
+
+
+@pytest.mark.parametrize("kind", ["diag", "dense", "low_rank"])
+def test_a_row_is_scaled_alike_in_any_company(kind: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, wide = torch.randn(300, 10, generator=rng).double(), torch.rand(10, generator=rng).double() + 0.5
+    vectors, extra = (
+        torch.linalg.qr(torch.randn(10, 3, generator=rng).double())[0],
+        torch.rand(3, generator=rng).double(),
+    )
+    dense = torch.randn(10, 10, generator=rng).double()
+    scale = {"diag": (wide,), "dense": (dense,), "low_rank": (wide, vectors, extra)}[kind]
+    whole = scaled_rows(x, scale)
+    torch.testing.assert_close(whole, scaled(x.mT, scale).mT)
+    assert all(torch.equal(scaled_rows(x[i : i + 37], scale), whole[i : i + 37]) for i in (0, 1, 30, 200))
 
 
 def test_going_on_with_other_chains_or_another_method_is_refused() -> None:

@@ -34,6 +34,28 @@ def scaled(x: torch.Tensor, scale: Sequence[torch.Tensor]) -> torch.Tensor:
     return first[:, None] * x
 
 
+def scaled_rows(rows: torch.Tensor, scale: Sequence[torch.Tensor]) -> torch.Tensor:
+    """``x [n, D]`` -> ``u [n, D]`` like ``scaled``, each row as it would come among any others, bit for bit.
+
+    A library's product of matrices rounds by their size and by a row's place, and a run that is gone on with has fewer
+    rows than the whole.
+    """
+    first = scale[0]
+    if first.ndim == 2:
+        return _product(rows, first)
+    if len(scale) == 3:
+        rows = rows + _product(_product(rows, scale[1].mT) * scale[2], scale[1])
+    return rows * first
+
+
+def _product(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """``rows @ matrix.mT``, a term at a time."""
+    total = rows[:, :1] * matrix[:, 0]
+    for k in range(1, matrix.shape[1]):
+        total = total + rows[:, k : k + 1] * matrix[:, k]
+    return total
+
+
 def scaled_back(grad: torch.Tensor, scale: Sequence[torch.Tensor]) -> torch.Tensor:
     r"""``g [D, C]``, a gradient with respect to :math:`u` -> :math:`A^\top g`, that with respect to :math:`x`."""
     first = scale[0]

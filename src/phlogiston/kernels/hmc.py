@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from phlogiston.engine.chains import ChainDensity, Scale, scaled
+from phlogiston.engine.chains import ChainDensity, Scale, scaled_rows
 from phlogiston.engine.isolate import uncollected
 from phlogiston.kernels.adaptation import MassMatrix, StepSearch, named_scale, reasonable_step, scale_in, unit_scale
 from phlogiston.kernels.blocks import Drawn, Report, State
@@ -207,8 +207,8 @@ class HmcBlock:
                 report(run.chains, run.step_size, int(stats[i, 3].sum()))
         except KeyboardInterrupt:
             interrupted = True
-        columns = torch.from_numpy(np.moveaxis(draws, 1, 0).reshape(run.x.shape[0], -1))
-        u = scaled(columns, run.scale).reshape(run.x.shape[0], num_samples, run.chains).permute(2, 1, 0).contiguous()
+        rows = torch.from_numpy(np.moveaxis(draws, 2, 0).reshape(-1, run.x.shape[0]))
+        u = scaled_rows(rows, run.scale).reshape(run.chains, num_samples, -1)
         named = {name: np.ascontiguousarray(stats[:, k].T) for k, name in enumerate(STATS)}
         named["diverging"] = named["diverging"].astype(bool)
         named["n_steps"] = np.tile(steps, (run.chains, 1))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from phlogiston.engine.chains import ChainDensity, Scale, scaled, unscaled, unscaled_back
+from phlogiston.engine.chains import ChainDensity, Scale, scaled, scaled_rows, unscaled, unscaled_back
 from phlogiston.engine.isolate import uncollected
 from phlogiston.kernels.adaptation import (
     CROWD,
@@ -126,9 +126,9 @@ class NutsBlock:
         draws, stats = run.rows(num_samples)
         run.trees.ints[:, FILLED] = 0
         interrupted = _fill(run, self.max_tree_depth, draws, stats, report)
-        u = scaled(torch.from_numpy(draws.reshape(-1, draws.shape[-1]).T), run.scale)
+        u = scaled_rows(torch.from_numpy(draws.reshape(-1, draws.shape[-1])), run.scale)
         named = {name: _typed(name, stats[:, :, i]) for i, name in enumerate(STATS)}
-        return Drawn(u.mT.reshape(draws.shape), named, run.trees.ints[:, FILLED].copy(), interrupted)
+        return Drawn(u.reshape(draws.shape), named, run.trees.ints[:, FILLED].copy(), interrupted)
 
 
 def _fill(run: _Run, depth: int, draws: Array, stats: Array, report: Report) -> bool:
