@@ -14,6 +14,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("PHLOGISTON_CACHE", str(ROOT / ".cache" / "phlogiston-test"))
 
 import functools  # noqa: E402
+import gc  # noqa: E402
 import importlib.util  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
@@ -23,6 +24,9 @@ from typing import Any  # noqa: E402
 import pyro  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+# A worker comes to hold millions of objects, which are nearly all there to stay: look through them more rarely.
+gc.set_threshold(20_000, 20, 50)
 
 LoadModel = Callable[[str], ModuleType]
 

@@ -552,7 +552,7 @@ size = size if SMOKE else {"num_chains": 16, "num_warmup": 300, "num_samples": 8
 bad = meant_to_fail(rubin.centred_model, ph.NUTS(**size), seed=0)
 good = ph.infer(rubin.model, ph.NUTS(**size, target_accept_prob=0.98), seed=0)
 print("centred:", *bad.warnings, sep="\n  ")
-assert "diverged" in bad.warnings[0]
+assert any("diverged" in line for line in bad.warnings)
 diverged = bad.stats["diverging"].numpy().astype(bool)
 assert np.median(np.log(bad.draws["tau"].numpy()[diverged])) < np.median(np.log(bad.draws["tau"].numpy()))  # the neck
 for site, truth in (("mu", 4.396821), ("tau", 3.597705)):  # by quadrature: models/eight_schools.py
