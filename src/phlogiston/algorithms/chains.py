@@ -135,10 +135,11 @@ def _refuse_improper(model: Model, plan: Plan, seed: np.random.SeedSequence) -> 
         return
     target = model.target(plan.engine, DTYPES[plan.dtype])
     points = generator(spawn(seed, 1)[0]).standard_normal((3, target.dim))
-    rays = [ray_of(target, point, flat=True) for point in points]
-    if all(ray is not None for ray in rays):
-        names = names_of(cast(np.ndarray, rays[0]), coordinates(target, model.labels))
-        raise UnsupportedModel(f"{improper(names)}")
+    ray = None
+    for point in points:
+        if (ray := ray_of(target, point, flat=True)) is None:
+            return
+    raise UnsupportedModel(f"{improper(names_of(cast(np.ndarray, ray), coordinates(target, model.labels)))}")
 
 
 def _tasks(
