@@ -191,8 +191,8 @@ class Adversarial:
         players = self._players(table, critic)
         watch = Watch(table, critic, LOSSES[self.loss], training, held_out, self._schedule, watching)
         start = self._start(table, critic, resume_from, plan)
-        numbers = sum(value.numel() for value in (*critic.initial, *start.generator.params))
-        device = devices.chosen(self.device, 6.0 * self.batch_size * numbers)
+        networks = (*critic.initial, *start.generator.params)
+        device = devices.chosen(self.device, devices.operations_of(self.batch_size, networks))
 
         def finished(at: Standing) -> Fitted:
             return self._fitted(model, table, at, watch, seed, before + time.perf_counter() - began)

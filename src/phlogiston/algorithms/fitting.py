@@ -115,10 +115,6 @@ class Learning:
             rule=rule,
         )
 
-    def operations(self, objective: MinibatchObjective, rows: int) -> float:
-        """Of one step, about: every parameter meets every row, once forwards and twice on the way back."""
-        return 6.0 * rows * sum(value.numel() for value in objective.initial)
-
     @property
     def warms_too_long(self) -> bool:
         """Whether the KL would not reach its full weight."""
@@ -150,7 +146,7 @@ def fit(
     )
     plan = settings.plan(objective, guide.split.dim)
     start = _resumed(resume_from, objective, plan)
-    device = devices.chosen(settings.device, settings.operations(objective, plan.batch_size))
+    device = devices.chosen(settings.device, devices.operations_of(plan.batch_size, objective.initial))
 
     def finished(at: Training) -> Fitted:
         at = at.at_home()

@@ -8,6 +8,7 @@ the devices that its operations name.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -28,6 +29,11 @@ def check(name: str) -> None:
     """
     if not isinstance(name, str) or not re.fullmatch(r"cpu|auto|cuda(:\d+)?", name):
         raise SettingError(problem("device", found=repr(name), expected=f"'auto' or one of {_here()}"))
+
+
+def operations_of(rows: int, parameters: Iterable[torch.Tensor]) -> float:
+    """Of a step of networks, about: every parameter meets every row, once forwards and twice on the way back."""
+    return 6.0 * rows * sum(value.numel() for value in parameters)
 
 
 def chosen(name: str, operations: float) -> torch.device:
