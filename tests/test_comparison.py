@@ -43,6 +43,12 @@ def exact_log_evidence(prior_sd: float) -> float:
     return float(-0.5 * (5 * math.log(2 * math.pi) + np.linalg.slogdet(covariance)[1] + quadratic))
 
 
+def of_nu() -> None:
+    nu = pyro.sample("nu", dist.Normal(0.0, 2.0))
+    with pyro.plate("i", 5):
+        pyro.sample("y", dist.Normal(nu, 1.0))
+
+
 def flat() -> None:
     mu = pyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
     with pyro.plate("i", 5):
@@ -274,6 +280,9 @@ def test_what_cannot_be_held_against_each_other_is_refused() -> None:
         ph.agree([one, one], methods=["smc"])
     with pytest.raises(ValueError, match="found 'b' with no site 'mu'; expected posteriors of the model of 'a'"):
         ph.agree({"a": one, "b": replace(one, draws={"nu": one.draws["mu"]})})
+    other = ph.infer(ph.Model(of_nu).observe(y=Y), "smc", seed=0, progress=False)
+    with pytest.raises(ValueError, match="found latent 'mu' of 'a', which 'b' lacks or has in another shape"):
+        ph.agree({"a": one, "b": other})
     with pytest.raises(ValueError, match="found the draws of 'smc 1' again in 'smc 2'; expected runs with"):
         ph.agree([one, one])
     with pytest.raises(ValueError, match="found 'b' with draws to which the model gives another density; expected"):
