@@ -19,6 +19,7 @@ import torch
 from phlogiston.engine import compiled, graph
 from phlogiston.engine.graph import Function, Graph, Values
 from phlogiston.engine.isolate import as_int, generator, isolated, one_thread, spawn
+from phlogiston.engine.products import with_chains_first
 from phlogiston.errors import SettingError, UntraceableProgram
 
 Tier = Literal["auto", "compiled", "graph", "loop"]
@@ -261,7 +262,8 @@ class Batched:
 
         if (key, calls) not in self._traces.prepared:
             example = [*arguments, *held]
-            made = self.compiled_or(graph.batch_by(function, example), example, rows, calls)
+            module = with_chains_first(graph.batch_by(function, example))
+            made = self.compiled_or(module, example, rows, calls)
             self._traces.prepared[key, calls] = made
         tier, call = self._traces.prepared[key, calls]
         return tier, (lambda *tensors: call(*tensors, *held)) if held else call
