@@ -1,4 +1,4 @@
-"""Products of data with chains' vectors: the same numbers, from one copy of the data with the chains first."""
+"""Products of data with a vector of each of many draws: the same numbers, from one copy of the data."""
 
 from __future__ import annotations
 
@@ -9,36 +9,35 @@ import torch
 
 import phlogiston as ph
 from phlogiston.engine.graph import batch_by
-from phlogiston.engine.products import with_chains_first
 
 
 def both_ways(data: torch.Tensor) -> torch.fx.GraphModule:
-    """Value and gradient of 1/2 |A x|^2 for many x, mapped along their last dimension."""
+    """Half the square of A x and its gradient, for many x along the last dimension."""
 
     def of_one(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         product = data @ x
         return 0.5 * product.square().sum(), data.mT.contiguous() @ product
 
-    return batch_by(torch.func.vmap(of_one, in_dims=-1, out_dims=-1), [torch.zeros(data.shape[1], 3, dtype=data.dtype)])
+    example = torch.zeros(data.shape[1], 3, dtype=data.dtype)
+    return batch_by(torch.func.vmap(of_one, in_dims=-1, out_dims=-1), [example])
 
 
-@pytest.mark.parametrize("shape", [(300, 4), (4, 300)], ids=["tall", "wide"])
-def test_value_and_gradient_read_one_copy_of_the_data(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "stored"),
+    [
+        pytest.param((300, 4), [(4, 300)], id="tall"),
+        pytest.param((4, 300), [(4, 300)], id="wide"),
+        pytest.param((10, 4), [(10, 4), (4, 10)], id="small"),
+    ],
+)
+def test_value_and_gradient_read_one_copy_of_large_data(shape: tuple[int, int], stored: list[tuple[int, int]]) -> None:
     rng = torch.Generator().manual_seed(0)
-    data, x = torch.randn(shape, generator=rng, dtype=torch.float64), torch.randn(shape[1], 3, dtype=torch.float64)
+    data, x = (torch.randn(size, generator=rng, dtype=torch.float64) for size in (shape, (shape[1], 3)))
     module = both_ways(data)
-    before = module(x)
-    after = with_chains_first(module)(x)
-    for old, new in zip(before, after, strict=True):
-        torch.testing.assert_close(new, old, rtol=1e-12, atol=1e-10)
-    stored = [value for value in module.buffers() if value.ndim == 2]
-    assert [tuple(value.shape) for value in stored] == [(4, 300)]
-
-
-def test_small_data_stay_as_they_are() -> None:
-    module = both_ways(torch.ones(10, 4, dtype=torch.float64))
-    code = module.code
-    assert with_chains_first(module).code == code
+    value, gradient = module(x)
+    torch.testing.assert_close(value, 0.5 * (data @ x).square().sum(0), rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(gradient, data.mT @ data @ x, rtol=1e-10, atol=1e-10)
+    assert [tuple(value.shape) for value in module.buffers()] == stored
 
 
 def test_chains_of_a_regression_agree_with_the_closed_form() -> None:

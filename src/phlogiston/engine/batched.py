@@ -19,7 +19,6 @@ import torch
 from phlogiston.engine import compiled, graph
 from phlogiston.engine.graph import Function, Graph, Values
 from phlogiston.engine.isolate import as_int, generator, isolated, one_thread, spawn
-from phlogiston.engine.products import with_chains_first
 from phlogiston.errors import SettingError, UntraceableProgram
 
 Tier = Literal["auto", "compiled", "graph", "loop"]
@@ -262,8 +261,7 @@ class Batched:
 
         if (key, calls) not in self._traces.prepared:
             example = [*arguments, *held]
-            module = with_chains_first(graph.batch_by(function, example))
-            made = self.compiled_or(module, example, rows, calls)
+            made = self.compiled_or(graph.batch_by(function, example), example, rows, calls)
             self._traces.prepared[key, calls] = made
         tier, call = self._traces.prepared[key, calls]
         return tier, (lambda *tensors: call(*tensors, *held)) if held else call

@@ -23,6 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from phlogiston.engine.isolate import uncollected
 from phlogiston.engine.noise import Noise, is_random, lift
+from phlogiston.engine.products import with_draws_first
 from phlogiston.errors import UntraceableProgram
 
 Values = dict[str, torch.Tensor]
@@ -123,7 +124,7 @@ def batch_by(function: Callable[..., Any], arguments: list[torch.Tensor]) -> fx.
     module = _traced(function, arguments)
     module.graph.eliminate_dead_code()
     _fold(module, _constants(module))
-    return module
+    return with_draws_first(module)
 
 
 def holding(graph: Graph, held: Values) -> Graph:

@@ -1,9 +1,9 @@
-"""Products of data with a vector of each of many chains, as a matrix library does them fast.
+"""Products of data with a vector of each of many draws, as a matrix library does them fast.
 
-Chains run along the last dimension, so a program's ``X @ beta``, ``X [n, k]``, becomes a product of ``X`` with
-``beta [k, C]``, one of few columns, and its gradient another with ``X``'s transpose. Libraries are made for many
-columns: with the few first, ``beta [C, k]`` times ``X [n, k]``'s transpose, a logistic regression's gradient (10,000 x
-50, 4 chains) takes 0.65 milliseconds in place of 1.70, and value and gradient read one copy of the data.
+Mapped over draws, a program's ``X @ beta``, ``X [n, k]``, becomes a product of ``X`` with ``beta [k, C]``, which has
+few columns, and its gradient another with ``X``'s transpose. Libraries are made for many columns: with the draws
+first, ``beta [C, k]`` times ``X``'s transpose, a logistic regression's gradient (10,000 x 50, 4 chains) takes 0.65
+milliseconds in place of 1.70, and value and gradient read one copy of the data.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import torch
 from torch import fx
 
 aten = torch.ops.aten
-_FEWEST_ELEMENTS = 2**10  # of the data: what follows is faster with chains last, which with less of them decides
+_FEWEST_ELEMENTS = 2**10  # of the data: with less, what follows decides, and is faster with the draws last
 
 
-def with_chains_first(module: fx.GraphModule) -> fx.GraphModule:
+def with_draws_first(module: fx.GraphModule) -> fx.GraphModule:
     """The graph with each ``A x``, for data ``A``, as ``(x^T A^T)^T``; changed in place."""
     stored: list[fx.Node] = []
     for node in list(module.graph.nodes):
         if not (node.op == "call_function" and node.target is aten.mm.default and node.args[0].op == "get_attr"):
             continue
-        data, chains_last = node.args
+        data, draws_last = node.args
         if _tensor(module, data).numel() < _FEWEST_ELEMENTS:
             continue
         with module.graph.inserting_before(node):
-            chains_first = _transpose(module, chains_last)
-            product = module.graph.call_function(aten.mm.default, (chains_first, _transposed(module, data, stored)))
+            draws_first = _transpose(module, draws_last)
+            product = module.graph.call_function(aten.mm.default, (draws_first, _transposed(module, data, stored)))
             node.replace_all_uses_with(_transpose(module, product))
     module.graph.eliminate_dead_code()
     used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
