@@ -20,6 +20,7 @@ import torch
 
 import phlogiston as ph
 from phlogiston.engine.chains import scaled, scaled_rows
+from phlogiston.kernels import ahead, trees
 from phlogiston.kernels import nuts as nuts_kernel
 
 TINY = {"num_samples": 40, "num_warmup": 40, "progress": False}
@@ -318,3 +319,25 @@ def test_a_chain_in_a_narrow_neck_goes_on_in_smaller_steps(load_model: Any) -> N
         for seed in range(2):
             diverging = ph.infer(model, "nuts", seed=seed, progress=False).stats["diverging"]
             assert int(diverging.sum(1).max()) < 500  # a chain that is stuck diverges in all of its 1,000 draws
+
+
+def test_machine_code_that_is_compiled_ahead_is_what_chains_call() -> None:
+    ahead.compile_trees("float64")
+    ready = set(trees.advance.signatures), set(trees.place.signatures)  # type: ignore[attr-defined]
+    ph.infer(ph.Model(correlated), "nuts", seed=0, **TINY)
+    assert (set(trees.advance.signatures), set(trees.place.signatures)) == ready  # type: ignore[attr-defined]
+    assert ahead.begin("float64") is None, "it is on disk"
+
+
+@pytest.mark.slow
+def test_the_first_run_on_a_machine_loads_what_another_process_compiled(tmp_path: Path) -> None:
+    program = """
+from phlogiston.kernels import ahead, trees
+wait = ahead.begin("float64")
+assert wait is not None and wait() == 0
+ahead.compile_trees("float64")
+assert sum(trees.advance.stats.cache_hits.values()) == 1 and not trees.advance.stats.cache_misses
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 from phlogiston.algorithms.chains import DTYPES, Plan, run_chains
 from phlogiston.algorithms.needs import Needs, fraction, known_start, one_of, positive, positive_int, whole
 from phlogiston.engine.batched import TIERS, Tier
+from phlogiston.kernels import ahead
 from phlogiston.kernels.adaptation import MassMatrix
 from phlogiston.kernels.nuts import NutsBlock
 from phlogiston.kernels.starts import Start
@@ -104,6 +105,7 @@ class NUTS:
             max_tree_depth=self.max_tree_depth,
             step_size=self.step_size,
             mass_matrix=self.mass_matrix,
+            ready=ahead.begin(self.dtype) if executor is None else None,
         )
         plan = Plan(
             num_samples=self.num_samples,

@@ -24,6 +24,7 @@ from phlogiston.kernels.adaptation import (
     unit_scale,
     windows,
 )
+from phlogiston.kernels.ahead import Wait
 from phlogiston.kernels.blocks import Drawn, Report, State
 from phlogiston.kernels.streams import Words, fill_normals, streams
 from phlogiston.kernels.trees import CAUTION, COUNT, FILLED, LP, STATS, TROUBLE, Trees, Z, advance, new_trees, place
@@ -38,6 +39,7 @@ class NutsBlock:
     """The sampler's settings, in the library's names.
 
     ``relocates``: whether warm-up may put chains that are lost on others, which must then have the same density.
+    ``ready``: waits until the trees' machine code is there, if another process compiles it.
     """
 
     num_warmup: int
@@ -46,6 +48,7 @@ class NutsBlock:
     step_size: float
     mass_matrix: MassMatrix
     relocates: bool = True
+    ready: Wait | None = None
 
     def unit(self, dim: int, dtype: torch.dtype) -> Scale:
         """The scale that changes nothing."""
@@ -70,6 +73,8 @@ class NutsBlock:
     def warm_up(self, density: ChainDensity, state: State, report: Report) -> None:
         """Bring the chains to the typical set and learn step size and scale from all of them; in place."""
         run = _Run(density, state)
+        if self.ready is not None:
+            self.ready()
         with uncollected():  # the first call loads machine code
             run.restart(search=self.num_warmup > 0)
         approached = self._approach(run, report) if run.chains >= CROWD else 0
