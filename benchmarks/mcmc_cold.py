@@ -1,7 +1,7 @@
 """MCMC's cold start: from a model's definition to 4 x 1,000 draws after 1,000 of warm-up, in a fresh process.
 
 This library's defaults beside the two peers that start fastest, PyMC + nutpie and NumPyro (4 chains), on the targets of
-``benchmarks/mcmc.py``; with this library's and PyTensor's compiled code on disk, and with those caches empty. Sides
+``benchmarks/mcmc.py``; with compiled code on disk (this library's, Inductor's, numba's, PyTensor's), and with all caches empty. Sides
 take turns; of the repeats each keeps its fastest.
 
     POSTERIORDB=.../posterior_database python benchmarks/mcmc_cold.py [--only TARGET ...] [--repeats 2] [--update]

@@ -31,10 +31,11 @@ def run(target: str, peer: str, limit: float) -> Result:
 
 
 def _caches(folder: Path) -> dict[str, str]:
-    """Where this library, Inductor and PyTensor (with numba) keep code."""
+    """Where this library, Inductor, numba and PyTensor keep code."""
     return {
         "PHLOGISTON_CACHE": str(folder / "phlogiston"),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "NUMBA_CACHE_DIR": str(folder / "numba"),
         "PYTENSOR_FLAGS": f"base_compiledir={folder / 'pytensor'}",
     }
 
