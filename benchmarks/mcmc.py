@@ -16,10 +16,13 @@ import signal
 import sys
 from pathlib import Path
 
+import mcmc_cold
 from mcmc_peers import report
+from mcmc_peers.measure import Result
 from mcmc_peers.peers import PEERS
 from mcmc_peers.process import run
 from mcmc_peers.targets import TARGETS, database
+from results import replace_block
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 STORE = Path(__file__).parents[1] / "runs" / "mcmc.json"
@@ -44,6 +47,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the process under way is ended too
     machine = report.machine()
     print(machine)
+    found: dict[str, dict[str, list[Result]]] = {}
     for target in chosen.only:
         results = {}
         for peer in chosen.peers:
@@ -51,8 +55,11 @@ def main() -> None:
             print(f"  {target}, {PEERS[peer].title}: {report.in_short(results[peer])}", flush=True)
         section = report.section(target, results, machine)
         print(f"\n{report.table(section)}\n", flush=True)
+        found[target] = {side: [results[side]] for side in mcmc_cold.SIDES if side in results}
         if chosen.update:
             report.update(RESULTS, report.keep(STORE, section))
+            if set(found[target]) == set(mcmc_cold.SIDES):
+                replace_block(RESULTS, mcmc_cold.BEGIN, mcmc_cold.END, mcmc_cold.table(found))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """MCMC's cold start: from a model's definition to 4 x 1,000 draws after 1,000 of warm-up, in a fresh process.
 
 This library's defaults beside the two peers that start fastest, PyMC + nutpie and NumPyro (4 chains), on the targets of
-``benchmarks/mcmc.py``; with compiled code on disk (this library's, Inductor's, numba's, PyTensor's), and with all caches empty. Sides
-take turns; of the repeats each keeps its fastest.
+``benchmarks/mcmc.py``; with compiled code on disk (this library's, Inductor's, numba's, PyTensor's), and with all these
+caches empty. Sides take turns; of the repeats each keeps its fastest. ``benchmarks/mcmc.py --update`` makes the table
+of its own, single turn.
 
     POSTERIORDB=.../posterior_database python benchmarks/mcmc_cold.py [--only TARGET ...] [--repeats 2] [--update]
 """
@@ -66,6 +67,14 @@ def row(target: str, found: dict[str, list[Result]]) -> tuple[str, ...]:
     )
 
 
+def table(found: dict[str, dict[str, list[Result]]]) -> str:
+    """All targets, with what the columns mean and the machine."""
+    repeats = max(len(turns) for sides in found.values() for turns in sides.values())
+    rows = [HEADER, tuple("---" for _ in HEADER), *(row(target, sides) for target, sides in found.items())]
+    lines = ["| " + " | ".join(line) + " |" for line in rows]
+    return "\n".join(["## MCMC, cold start", "", LEGEND.format(repeats=repeats), "", f"{machine()}.", "", *lines, ""])
+
+
 def main() -> None:
     """Run the sides in turn on every target, print the table, keep it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -75,15 +84,12 @@ def main() -> None:
     parser.add_argument("--update", action="store_true", help=f"write the table to {RESULTS.name}")
     chosen = parser.parse_args()
     database()
-    rows = [HEADER, tuple("---" for _ in HEADER)]
+    found: dict[str, dict[str, list[Result]]] = {}
     for target in chosen.only:
         turns = [{side: run(target, side, chosen.limit) for side in SIDES} for _ in range(chosen.repeats)]
-        rows.append(row(target, {side: [turn[side] for turn in turns] for side in SIDES}))
-        print(" | ".join(rows[-1]), flush=True)
-    lines = ["| " + " | ".join(line) + " |" for line in rows]
-    text = "\n".join(
-        ["## MCMC, cold start", "", LEGEND.format(repeats=chosen.repeats), "", f"{machine()}.", "", *lines, ""]
-    )
+        found[target] = {side: [turn[side] for turn in turns] for side in SIDES}
+        print(" | ".join(row(target, found[target])), flush=True)
+    text = table(found)
     print(f"\n{text}")
     if chosen.update:
         replace_block(RESULTS, BEGIN, END, text)
