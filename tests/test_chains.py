@@ -193,7 +193,7 @@ def test_ctrl_c_in_warm_up_raises_as_nothing_is_lost(monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     monkeypatch.setattr(nuts_kernel, "advance", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="before there were draws to keep"):
         ph.infer(ph.Model(correlated), "nuts", **TINY)
 
 

@@ -162,6 +162,13 @@ def test_weighted_draws_and_lists_can_be_compared() -> None:
     assert found.loo["importance 2"].elpd == pytest.approx(-7.210612, abs=0.05)
 
 
+def test_two_methods_on_one_model_are_not_two_models() -> None:
+    found = ph.compare({"smc": fitted(), "importance": fitted(method=ph.Importance(num_particles=4000))}, seed=0)
+    assert "smc and importance are of one model: what tells them apart is chance; methods: ph.agree" in found.warnings
+    other = ph.compare({"one": fitted(1.0), "two": fitted(2.0)}, seed=0)
+    assert not any("of one model" in line for line in other.warnings)
+
+
 def test_what_cannot_be_compared_is_refused_with_the_reason() -> None:
     one = fitted()
     with pytest.raises(ValueError, match=r"found data 'y' that differ in 1 of 5 numbers \('a', 'b'\); expected poster"):

@@ -60,9 +60,9 @@ SHORT = ph.NUTS(num_samples=50, num_warmup=100, engine="graph")
 @pytest.mark.parametrize(
     ("program", "names"), [(unbounded, "along a;"), (only_a_sum, "along a and b together; give a a prior")]
 )
-def test_chains_refuse_a_posterior_that_is_level_both_ways(program: Callable[[], None], names: str) -> None:
+def test_chains_and_guides_refuse_a_posterior_that_is_level_both_ways(program: Callable[[], None], names: str) -> None:
     model = ph.Model(program).observe(y=1.0)
-    for method in (SHORT, ph.HMC(num_samples=10, num_warmup=10, engine="graph")):
+    for method in (SHORT, ph.HMC(num_samples=10, num_warmup=10, engine="graph"), ph.SVI(num_steps=10, engine="graph")):
         with pytest.raises(ph.UnsupportedModel, match=f"the posterior is improper: its density does not fall {names}"):
             ph.infer(model, method, seed=0)
 

@@ -174,6 +174,12 @@ def test_every_kind_of_posterior_has_its_page(
     assert f"ph.infer(model, &#34;{method}&#34;" in text
 
 
+def test_a_page_is_not_written_as_another_kind_of_file(load_model: Any, tmp_path: Path) -> None:
+    post = ph.infer(load_model("hmm").model, "exact", seed=0)
+    with pytest.raises(ph.DataFileError, match=r"'\.pdf'.*write: .*page\.html"):
+        post.report(tmp_path / "page.pdf")
+
+
 def test_exact_posteriors_and_those_without_a_model_have_pages(load_model: Any, tmp_path: Path) -> None:
     post = ph.infer(load_model("hmm").model, "exact", num_samples=200, seed=0)
     text = post.report(tmp_path / "exact.html").read_text()

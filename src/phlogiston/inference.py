@@ -65,7 +65,10 @@ def infer(
     more: dict[str, Any] = {"resume_from": resume_from, "executor": executor}
     more = {name: value for name, value in more.items() if value is not None}
     _insist_on_chains(chosen, more)
-    posterior = chosen(model, seed=seed, progress=progress, **more)
+    try:
+        posterior = chosen(model, seed=seed, progress=progress, **more)
+    except KeyboardInterrupt:  # out of torch's compiler, as a rule, with a hundred frames that nobody asked for
+        raise KeyboardInterrupt("infer: stopped before there were draws to keep") from None
     names: list[str] = [field.name for field in dataclasses.fields(chosen)] if dataclasses.is_dataclass(chosen) else []
     if posterior.plan is None:  # else they are those of the method that was chosen
         posterior = replace(posterior, settings={name: _plain(getattr(chosen, name)) for name in names})

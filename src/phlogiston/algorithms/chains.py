@@ -12,12 +12,11 @@ import numpy as np
 import torch
 
 from phlogiston import registry
+from phlogiston.algorithms.improper import refuse_improper
 from phlogiston.algorithms.needs import require
-from phlogiston.diagnostics import improper, names_of
 from phlogiston.engine import Target
 from phlogiston.engine.batched import Tier
-from phlogiston.engine.isolate import generator, spawn
-from phlogiston.errors import SettingError, UnsupportedModel, problem
+from phlogiston.errors import SettingError, problem
 from phlogiston.kernels.blocks import (
     Result,
     Sampler,
@@ -32,7 +31,6 @@ from phlogiston.kernels.blocks import (
 from phlogiston.matching import mismatch
 from phlogiston.model import Model
 from phlogiston.posterior import Posterior
-from phlogiston.trust import coordinates, ray_of
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -98,8 +96,8 @@ def run_chains(
     engine = plan.engine
     if resume_from is not None and engine == "auto":  # machine code rounds otherwise than the graph
         engine = cast(Tier, resume_from.engine.split()[0])
-    if resume_from is None:
-        _refuse_improper(model, plan, starting)
+    if resume_from is None and plan.setup is on_the_continuum:
+        refuse_improper(model, plan.engine, DTYPES[plan.dtype], starting)
     tasks = _tasks(model, sampler, plan, chain_seeds, starting, states, engine)
     results = equal_lengths(run_blocks(tasks, executor, label=name, progress=progress))
     target = model.target(plan.engine, DTYPES[plan.dtype])
@@ -123,23 +121,6 @@ def run_chains(
         interrupted=any(result.drawn.interrupted for result in results) or len(results) < len(tasks),
         state={f"{i}/{key}": array for i, result in enumerate(results) for key, array in result.state.items()},
     )
-
-
-def _refuse_improper(model: Model, plan: Plan, seed: np.random.SeedSequence) -> None:
-    """Chains would wander off for ever where neither prior nor data bound a latent: its density is level both ways.
-
-    Raises:
-        UnsupportedModel: it is so from three points.
-    """
-    if plan.setup is not on_the_continuum or not any(site.improper for site in model.structure.continuous):
-        return
-    target = model.target(plan.engine, DTYPES[plan.dtype])
-    points = generator(spawn(seed, 1)[0]).standard_normal((3, target.dim))
-    ray = None
-    for point in points:
-        if (ray := ray_of(target, point, flat=True)) is None:
-            return
-    raise UnsupportedModel(f"{improper(names_of(cast(np.ndarray, ray), coordinates(target, model.labels)))}")
 
 
 def _tasks(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from phlogiston.algorithms.approximate import values_of, weighted
+from phlogiston.algorithms.improper import refuse_improper
 from phlogiston.algorithms.needs import require
 from phlogiston.engine import Plate, Target
 from phlogiston.engine.isolate import generator, spawn
@@ -57,6 +58,7 @@ def flat_posterior(settings: SVI, model: Model, seed: int | None, progress: bool
     model = require(settings, model)
     target = model.target(settings.engine)
     starting, climbing, drawing, discrete = spawn(seed, 4)
+    refuse_improper(model, settings.engine, torch.float64, starting)
     first = first_point(target, settings.initial, starting)
     guide = named_guide(str(settings.guide), target.slots, first, settings.rank)
     found = climb(

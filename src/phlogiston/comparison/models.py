@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from phlogiston.diagnostics import Loo, loo, systematic_resample
 from phlogiston.engine.isolate import as_int, generator, spawn
 from phlogiston.errors import UnsupportedModel, problem
 from phlogiston.estimate import Estimate
+from phlogiston.matching import mismatch
 from phlogiston.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -233,6 +235,9 @@ def _loo(
 def _doubts(posts: Mapping[str, Posterior], result: Comparison) -> list[str]:
     """What the numbers do not say by themselves."""
     doubts = []
+    for (one, first), (other, second) in itertools.combinations(posts.items(), 2):
+        if first.model is not None and not mismatch(first.model, second, other):
+            doubts.append(f"{one} and {other} are of one model: what tells them apart is chance; methods: ph.agree")
     for name, post in posts.items():
         if post.interrupted:
             doubts.append(f"{name}: interrupted, so fewer draws than were asked for")

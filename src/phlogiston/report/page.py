@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from phlogiston.diagnostics.verdict import COLOURS, Check, Finding, Report, Verdict
-from phlogiston.errors import writing
+from phlogiston.errors import DataFileError, problem, writing
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -213,8 +213,15 @@ def render(page: Page) -> str:
 
 
 def write(page: Page, path: str | Path) -> Path:
-    """Write a page; folders are made."""
+    """Write a page; folders are made.
+
+    Raises:
+        DataFileError: the path is one of another kind of file, or cannot be written.
+    """
     path = Path(path)
+    if path.suffix.lower() not in ("", ".htm", ".html"):
+        found, fix = f"a file of kind {path.suffix!r}", f"{str(path.with_suffix('.html'))!r}"
+        raise DataFileError(problem(f"report to {path}", found=found, expected="a page, which is HTML", fix=fix))
     text = render(page)
     with writing(path):
         path.write_text(text, encoding="utf-8")
