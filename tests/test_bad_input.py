@@ -119,6 +119,15 @@ def test_an_unknown_setting_gets_the_nearest_name(method: str) -> None:
         ph.infer(MODEL, method, **{setting: 10})
 
 
+def test_a_misspelt_keyword_of_a_verb_is_not_taken_for_a_setting() -> None:
+    with pytest.raises(ph.UnknownName, match="did you mean 'seed'"):
+        ph.infer(MODEL, "nuts", sed=0)
+    with pytest.raises(ph.UnknownName, match="did you mean 'num_simulations'"):
+        ph.calibrate(MODEL, "nuts", num_simulation=10)
+    with pytest.raises(ph.UnknownName, match="did you mean 'checkpoint'"):
+        ph.train(MODEL, "svi", chekpoint="run")
+
+
 def test_settings_beside_a_method_are_refused() -> None:
     with pytest.raises(TypeError, match=r"found settings \['num_samples'\] beside a method.*write: nuts\(...\)"):
         ph.infer(MODEL, ph.NUTS(), num_samples=10)

@@ -312,3 +312,14 @@ def test_one_hot_latents_that_depend_on_each_other_are_summed_out_and_drawn_back
     assert abs(posterior.log_evidence.value - float(joint.sum().log())) < 1e-6
     moments = posterior.moments("w")
     assert np.all(np.abs(moments.mean - (joint.sum(0) / joint.sum()).numpy()) < 4.0 * moments.mean_se)
+
+
+def test_simulations_that_no_memory_holds_are_refused_with_a_number_that_fits() -> None:
+    def images() -> None:
+        with pyro.plate("image", 60_000):
+            pyro.sample("x", dist.Normal(torch.zeros(784), 1.0).to_event(1))
+
+    with pytest.raises(
+        ph.SettingError, match=r"simulate: found 1,000,000 draws of every site, 376,320 GB.*num_samples="
+    ):
+        ph.Model(images).simulate(1_000_000)

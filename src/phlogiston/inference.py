@@ -60,7 +60,7 @@ def infer(
         True
     """
     model = model if isinstance(model, Model) else Model(model)
-    chosen = method_of(method, settings)
+    chosen = method_of(method, settings, infer)
     seed = secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
     more: dict[str, Any] = {"resume_from": resume_from, "executor": executor}
     more = {name: value for name, value in more.items() if value is not None}
@@ -98,10 +98,10 @@ def _plain(value: Any) -> Any:
     return repr(value) if isinstance(value, (Posterior, Model)) else value
 
 
-def method_of(method: str | Method, settings: dict[str, Any]) -> Method:
-    """The method that a name with its settings stands for, or the one given."""
+def method_of(method: str | Method, settings: dict[str, Any], verb: Callable[..., Any]) -> Method:
+    """The method that a name with its settings stands for, or the one given, to a verb such as ``infer``."""
     if isinstance(method, str):
-        made: Method = registry.make(method, settings)
+        made: Method = registry.make(method, settings, verb=verb)
         return made
     if settings:
         name = registry.name_of(method)

@@ -125,7 +125,7 @@ def _output(model: Any, data: dict[str, Any]) -> Site:
     if not isinstance(model, Model):
         fix = "fitted.measured(...), or ph.measured(fitted.model, ...)"
         raise TypeError(problem("measured", found=type(model).__name__, expected="a ph.Model", fix=fix))
-    sites = model.sites
+    sites = {name: site for name, site in model.sites.items() if site.role != "parameter"}
     for name in data:
         if name not in sites:
             raise UnknownName(f"measured: program {model.name!r} has no site {name!r}; {did_you_mean(name, sites)}")

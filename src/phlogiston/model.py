@@ -20,7 +20,7 @@ from phlogiston.engine.batched import Tier
 from phlogiston.engine.handlers import Missing
 from phlogiston.engine.isolate import seed_sequence
 from phlogiston.errors import ModelError, SettingError, ShapeWarning, UnknownName, did_you_mean, problem, warn
-from phlogiston.preflight import Problem, problems_of
+from phlogiston.preflight import Problem, insist_on_memory, problems_of
 
 Coords = Mapping[str, Sequence[Any]]
 
@@ -340,6 +340,7 @@ class Model:
         Raises:
             UnsupportedModel: a latent has an improper prior.
             ModelError: the inputs or observations are wrong.
+            SettingError: the draws would not fit into the machine's memory.
 
         Example:
             >>> import pyro, pyro.distributions as dist
@@ -350,7 +351,9 @@ class Model:
         count: Any = num_samples
         if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
             raise SettingError(problem("num_samples", found=repr(count), expected="an integer above zero"))
-        return self._checked().target(engine).simulate({}, num_samples, seed_sequence(seed))
+        checked = self._checked()
+        insist_on_memory(checked.structure, num_samples)
+        return checked.target(engine).simulate({}, num_samples, seed_sequence(seed))
 
     def __repr__(self) -> str:
         shown = ", ".join(sorted(self._observed)) or "nothing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import torch
 
 from phlogiston.engine import Site, Structure
 from phlogiston.engine.handlers import elementwise
-from phlogiston.errors import did_you_mean, problem
+from phlogiston.errors import SettingError, did_you_mean, problem
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,24 @@ def _problems_of_latent(site: Site) -> list[Problem]:
                 )
             )
     return problems
+
+
+def insist_on_memory(structure: Structure, num_samples: int) -> None:
+    """Refuse draws of every site that the machine has no room for; a plate of images makes a thousand of them huge.
+
+    Raises:
+        SettingError: they take more than all of the memory.
+    """
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows does not tell
+        return
+    a_draw = 8 * sum(math.prod(site.shape) for site in structure.sites if site.role != "parameter")
+    if num_samples * a_draw > memory:
+        found = f"{num_samples:,} draws of every site, {num_samples * a_draw / 1e9:,.0f} GB"
+        expected = f"what fits into {memory / 1e9:,.0f} GB of memory"
+        fix = f"num_samples={max(1, memory // (4 * a_draw))}"
+        raise SettingError(problem("simulate", found=found, expected=expected, fix=fix))
 
 
 def _unplated(site: Site) -> list[Problem]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from phlogiston.errors import UnknownName, did_you_mean
@@ -54,16 +56,27 @@ def name_of(method: Any) -> str:
     return next((name for name, where in {**METHODS, **CHOOSERS}.items() if where == path), kind.__name__.lower())
 
 
-def make(name: str, settings: dict[str, Any], registered: dict[str, str] = METHODS) -> Any:
-    """A method, or a trainer, from its name and settings.
+def make(
+    name: str,
+    settings: dict[str, Any],
+    registered: dict[str, str] = METHODS,
+    verb: Callable[..., Any] | None = None,
+) -> Any:
+    """A method, or a trainer, from its name and settings, which ``verb`` took beside keywords of its own.
 
     Raises:
         UnknownName: no such method, or no such setting; the nearest name is in the message.
     """
     kind = method_class(name, registered)
-    known = [f.name for f in dataclasses.fields(kind)]
+    known = dict.fromkeys(f.name for f in dataclasses.fields(kind))
     for setting in settings:
         if setting not in known:
             what = "method" if registered is METHODS else "trainer"
-            raise UnknownName(f"{what} {name!r} has no setting {setting!r}; {did_you_mean(setting, known)}")
+            named = {**known, **_keywords(verb)}
+            raise UnknownName(f"{what} {name!r} has no setting {setting!r}; {did_you_mean(setting, named)}")
     return kind(**settings)
+
+
+def _keywords(verb: Callable[..., Any] | None) -> dict[str, None]:
+    parameters = [] if verb is None else inspect.signature(verb).parameters.values()
+    return dict.fromkeys(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)

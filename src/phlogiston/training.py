@@ -95,7 +95,7 @@ def restore(path: str | Path, model: Model) -> Fitted:
 
 def _trainer(trainer: str | Trainer, settings: dict[str, Any]) -> Trainer:
     if isinstance(trainer, str):
-        made: Trainer = registry.make(trainer, settings, registry.TRAINERS)
+        made: Trainer = registry.make(trainer, settings, registry.TRAINERS, train)
         return made
     if settings:
         raise TypeError(

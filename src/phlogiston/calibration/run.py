@@ -139,7 +139,7 @@ def _chosen(model: Model, method: str | Method | Fitted, settings: dict[str, Any
         if settings:
             raise TypeError(f"calibrate: found settings {sorted(settings)} beside a Fitted; expected none")
         return method, method.method
-    chosen = method_of(method, settings)
+    chosen = method_of(method, settings, calibrate)
     require(chosen, model)
     return chosen, registry.name_of(chosen)
 
