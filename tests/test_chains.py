@@ -334,7 +334,8 @@ def test_the_first_run_on_a_machine_loads_what_another_process_compiled(tmp_path
     program = """
 from phlogiston.kernels import ahead, trees
 wait = ahead.begin("float64")
-assert wait is not None and wait() == 0
+assert wait is not None
+wait()
 ahead.compile_trees("float64")
 assert sum(trees.advance.stats.cache_hits.values()) == 1 and not trees.advance.stats.cache_misses
 """

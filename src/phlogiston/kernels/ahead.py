@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,19 +26,24 @@ def begin(dtype: str) -> Wait | None:
     folder = getattr(cache, "cache_path", None)
     if folder is None or any(Path(folder).glob("trees.advance-*.nbi")) or (os.cpu_count() or 1) < 2:
         return None
-    command = [sys.executable, "-c", f"from {__name__} import compile_trees; compile_trees({dtype!r})"]
+    thread = threading.Thread(target=_in_a_process, args=(dtype,), daemon=True)
+    thread.start()
+    return thread.join
+
+
+def _in_a_process(dtype: str) -> None:
     try:
-        child = subprocess.Popen(
-            command,
+        subprocess.run(
+            [sys.executable, "-c", f"from {__name__} import compile_trees; compile_trees({dtype!r})"],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            check=False,
         )
     except OSError:  # no process may be started here: the first transition compiles
-        return None
-    return child.wait
+        return
 
 
 def compile_trees(dtype: str) -> None:
