@@ -1,10 +1,11 @@
 """The VAE of MNIST (784-400-20, 8,000/2,000 images, batch 128, Adam 1e-3): seconds an epoch and test ELBO, in one run.
 
-Sides, each in a process of its own: PyTorch by hand, eager and under `torch.compile`; this library on its compiled and
-on its eager tier; Pyro's `SVI` (`TraceMeanField_ELBO`); NumPyro, one jitted scan an epoch; pythae. Peers that are not
-installed are left out, saying so; `--peers PYTHON` names another interpreter that has them. Each side's test ELBO is
-the mean of eight evaluations on the same 2,000 images, one draw an image each, KL in closed form. The median epoch
-counts, and the best one and its processor time stand beside it; the first, which compiles, stands apart.
+Sides, each in a process of its own: PyTorch by hand, eager and under `torch.compile`; this library on its compiled
+tier, the same with products of networks in bfloat16, and on its eager tier; Pyro's `SVI` (`TraceMeanField_ELBO`);
+NumPyro, one jitted scan an epoch; pythae. Peers that are not installed are left out, saying so; `--peers PYTHON` names
+another interpreter that has them. Each side's test ELBO is the mean of eight evaluations on the same 2,000 images, one
+draw an image each, KL in closed form. The median epoch counts, and the best one and its processor time stand beside
+it; the first, which compiles, stands apart.
 
     python benchmarks/vae.py [--epochs 10] [--threads 2] [--peers /path/to/python]
     python benchmarks/vae.py --curves 3
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-SIDES = ("by_hand", "by_hand_compiled", "ours", "ours_eager", "pyro", "numpyro", "pythae")
+SIDES = ("by_hand", "by_hand_compiled", "ours", "ours_bfloat16", "ours_eager", "pyro", "numpyro", "pythae")
 BATCH, LATENTS, HIDDEN, RATE = 128, 20, 400, 1e-3
 
 
@@ -89,7 +90,7 @@ def by_hand(
         return np.array(seconds).tolist(), -float(torch.stack([negative_elbo(x_test) for _ in range(8)]).mean())
 
 
-def ours(epochs: int, *, engine: str = "auto", seed: int = 0) -> tuple[list[list[float]], float]:
+def ours(epochs: int, *, engine: str = "auto", dtype: str = "auto", seed: int = 0) -> tuple[list[list[float]], float]:
     """`ph.train`; epochs are timed between the checkpoints of the run, by its own progress."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
     import torch
@@ -108,7 +109,10 @@ def ours(epochs: int, *, engine: str = "auto", seed: int = 0) -> tuple[list[list
     fitting.learn = timed
     # a window is at least a hundred steps: two epochs of 63
     fitted = ph.train(
-        vae_mnist.model_of(x_train, seed), vae_mnist.svi_of(8000, epochs, engine=engine), seed=seed, progress=False
+        vae_mnist.model_of(x_train, seed),
+        vae_mnist.svi_of(8000, epochs, engine=engine, dtype=dtype),
+        seed=seed,
+        progress=False,
     )
     seconds = [0.5 * (b - a) for a, b in itertools.pairwise(ends) for _ in range(2)]
     return np.array(seconds).tolist(), float(fitted.elbo(x=x_test, num_samples=8, seed=0).mean.value)
@@ -234,6 +238,7 @@ RUNS: dict[str, Callable[[int], tuple[list[list[float]], float]]] = {
     "by_hand": by_hand,
     "by_hand_compiled": lambda epochs: by_hand(epochs, compiled=True),
     "ours": lambda epochs: ours(epochs, engine="compiled"),
+    "ours_bfloat16": lambda epochs: ours(epochs, engine="compiled", dtype="bfloat16"),
     "ours_eager": lambda epochs: ours(epochs, engine="graph"),
     "pyro": pyro,
     "numpyro": numpyro,

@@ -79,6 +79,8 @@ class BatchTerms:
     """
 
     def __init__(self, bound: Bound, structure: Structure, plate: Plate, dtype: torch.dtype) -> None:
+        data = {n: v.to(dtype) if v.is_floating_point() else v for n, v in structure.observations.items()}
+        structure = replace(structure, observations=data)  # now, and not row by row at every step
         self._bound, self._whole, self._plate = bound, structure, plate
         two = torch.arange(min(2, plate.size))
         self._part = discover(AtRows(bound, structure, plate, two), dtype)

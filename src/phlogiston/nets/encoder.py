@@ -60,7 +60,10 @@ class Encoder(nn.Module):
     def forward(self, data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``[B, ...]`` -> mean ``[B, dim]``, and the scale ``[B, dim]``, or its Cholesky factor ``[B, dim, dim]``."""
         hidden = self.body(data)
-        loc, scale = self.loc(hidden), torch.exp(self.log_scale(hidden))
+        weight = torch.cat([self.loc.weight, self.log_scale.weight])  # one product in the place of two thin ones
+        bias = torch.cat([self.loc.bias, self.log_scale.bias])
+        loc, log_scale = nn.functional.linear(hidden, weight, bias).chunk(2, -1)
+        scale = torch.exp(log_scale)
         if not self.full:
             return loc, scale
         factor = torch.diag_embed(scale)
