@@ -58,8 +58,9 @@ def main() -> None:
         found[target] = {side: [results[side]] for side in mcmc_cold.SIDES if side in results}
         if chosen.update:
             report.update(RESULTS, report.keep(STORE, section))
-            if set(found[target]) == set(mcmc_cold.SIDES):
-                replace_block(RESULTS, mcmc_cold.BEGIN, mcmc_cold.END, mcmc_cold.table(found))
+    # of some targets only, it would take the others' rows away
+    if chosen.update and set(found) == set(TARGETS) and set(mcmc_cold.SIDES) <= set(chosen.peers):
+        replace_block(RESULTS, mcmc_cold.BEGIN, mcmc_cold.END, mcmc_cold.table(found))
 
 
 if __name__ == "__main__":

@@ -96,11 +96,11 @@ def run_chains(
     engine = plan.engine
     if resume_from is not None and engine == "auto":  # machine code rounds otherwise than the graph
         engine = cast(Tier, resume_from.engine.split()[0])
+    target = model.target(plan.engine, DTYPES[plan.dtype])
     if resume_from is None and plan.setup is on_the_continuum:
-        refuse_improper(model, plan.engine, DTYPES[plan.dtype], starting)
+        refuse_improper(model, target, starting)
     tasks = _tasks(model, sampler, plan, chain_seeds, starting, states, engine)
     results = equal_lengths(run_blocks(tasks, executor, label=name, progress=progress))
-    target = model.target(plan.engine, DTYPES[plan.dtype])
     u = torch.cat([result.drawn.u for result in results])
     stats = {
         key: torch.from_numpy(np.concatenate([result.drawn.stats[key] for result in results]))

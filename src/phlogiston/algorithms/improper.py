@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
-import torch
 
 from phlogiston.diagnostics import improper, names_of
-from phlogiston.engine.batched import Tier
+from phlogiston.engine import Target
 from phlogiston.engine.isolate import generator, spawn
 from phlogiston.errors import UnsupportedModel
 from phlogiston.model import Model
 from phlogiston.trust import coordinates, ray_of
 
 
-def refuse_improper(model: Model, engine: Tier, dtype: torch.dtype, seed: np.random.SeedSequence) -> None:
+def refuse_improper(model: Model, target: Target, seed: np.random.SeedSequence) -> None:
     """Chains and guides would wander off for ever where neither prior nor data bound a latent.
 
     Raises:
@@ -23,7 +22,6 @@ def refuse_improper(model: Model, engine: Tier, dtype: torch.dtype, seed: np.ran
     """
     if not any(site.improper for site in model.structure.continuous):
         return
-    target = model.target(engine, dtype)
     points = generator(spawn(seed, 1)[0]).standard_normal((3, target.dim))
     ray = None
     for point in points:

@@ -58,7 +58,7 @@ def flat_posterior(settings: SVI, model: Model, seed: int | None, progress: bool
     model = require(settings, model)
     target = model.target(settings.engine)
     starting, climbing, drawing, discrete = spawn(seed, 4)
-    refuse_improper(model, settings.engine, torch.float64, starting)
+    refuse_improper(model, target, starting)
     first = first_point(target, settings.initial, starting)
     guide = named_guide(str(settings.guide), target.slots, first, settings.rank)
     found = climb(

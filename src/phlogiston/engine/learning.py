@@ -43,7 +43,7 @@ from phlogiston.engine.graph import Graph, trace_single
 from phlogiston.engine.interpret import Slot, layout
 from phlogiston.engine.isolate import isolated
 from phlogiston.engine.plates import axis_of, in_plate
-from phlogiston.engine.sites import Bound, Plate, Structure, of_latents, run, score
+from phlogiston.engine.sites import Bound, Plate, Structure, cast_inputs, of_latents, run, score
 from phlogiston.errors import ModelError, UnsupportedModel, did_you_mean, problem
 
 Values = dict[str, torch.Tensor]
@@ -98,6 +98,8 @@ class Learning:
         analytic: bool = True,
         hold: bool = False,
     ) -> None:
+        # now, and not row by row at every step
+        structure = replace(structure, observations=cast_inputs(structure.observations, dtype))
         self._bound, self._structure, self._plate, self._dtype = bound, structure, plate, dtype
         self._analytic, self.dtype = analytic, dtype
         self._guide = None if guide is None else guide_of(bound, guide)

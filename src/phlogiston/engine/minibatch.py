@@ -17,7 +17,7 @@ from phlogiston.engine.elements import AtRows
 from phlogiston.engine.interpret import Slot, layout
 from phlogiston.engine.isolate import isolated
 from phlogiston.engine.plates import axis_of, in_plate
-from phlogiston.engine.sites import Bound, Plate, Site, Structure, discover, run, score
+from phlogiston.engine.sites import Bound, Plate, Site, Structure, cast_inputs, discover, run, score
 
 Values = dict[str, torch.Tensor]
 _HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
@@ -79,8 +79,8 @@ class BatchTerms:
     """
 
     def __init__(self, bound: Bound, structure: Structure, plate: Plate, dtype: torch.dtype) -> None:
-        data = {n: v.to(dtype) if v.is_floating_point() else v for n, v in structure.observations.items()}
-        structure = replace(structure, observations=data)  # now, and not row by row at every step
+        # now, and not row by row at every step
+        structure = replace(structure, observations=cast_inputs(structure.observations, dtype))
         self._bound, self._whole, self._plate = bound, structure, plate
         two = torch.arange(min(2, plate.size))
         self._part = discover(AtRows(bound, structure, plate, two), dtype)

@@ -217,14 +217,14 @@ def of_observed(site: Site, log_prob: torch.Tensor) -> torch.Tensor:
     return log_prob if site.missing is None else torch.where(site.missing.events(site.event_dim), 0.0, log_prob)
 
 
-def cast_inputs(value: Any) -> Any:
-    """Floating tensors in the precision of the moment (the default dtype); everything else as it is."""
+def cast_inputs(value: Any, dtype: torch.dtype | None = None) -> Any:
+    """Floating tensors in a precision, by default that of the moment (the default dtype); everything else as it is."""
     if isinstance(value, torch.Tensor):
-        return value.to(torch.get_default_dtype()) if value.is_floating_point() else value
+        return value.to(dtype or torch.get_default_dtype()) if value.is_floating_point() else value
     if isinstance(value, Mapping):
-        return {key: cast_inputs(item) for key, item in value.items()}
+        return {key: cast_inputs(item, dtype) for key, item in value.items()}
     if type(value) in (tuple, list):
-        return type(value)(cast_inputs(item) for item in value)
+        return type(value)(cast_inputs(item, dtype) for item in value)
     return value
 
 
