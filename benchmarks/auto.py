@@ -35,7 +35,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "models")]
 from test_auto import TABLE, Right  # noqa: E402
 
 import phlogiston as ph  # noqa: E402
-from phlogiston import registry  # noqa: E402
+from phlogiston.inference import registry  # noqa: E402
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 BEGIN, END = "<!-- auto: written by benchmarks/auto.py --update -->", "<!-- end of auto -->"

@@ -25,7 +25,7 @@ import pyro.distributions as dist
 from results import insert, load_models
 
 import phlogiston as ph
-from phlogiston.diagnostics import ranks
+from phlogiston.stats import ranks
 
 MARK = "calibrate"
 SIMULATIONS, DRAWS, DATA, PRIOR_SD = 200, 99, 3, 2.0

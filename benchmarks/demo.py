@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 import eight_schools
 
 import phlogiston as ph
-from phlogiston import registry
-from phlogiston.tables import align
+from phlogiston.inference import registry
+from phlogiston.posterior.tables import align
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "importance": {"num_particles": 200_000},

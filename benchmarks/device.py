@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 import phlogiston as ph
-from phlogiston.algorithms import fitting
 from phlogiston.errors import DeviceWarning
+from phlogiston.training.amortised import fit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 import vae_mnist
@@ -28,7 +28,7 @@ import vae_mnist
 
 def run(images: torch.Tensor, batch: int, epochs: int, device: str, engine: Any) -> tuple[ph.Fitted, np.ndarray]:
     """What was trained, and the seconds of each epoch, by windows of at least a hundred steps."""
-    ends, whole = [time.perf_counter()], fitting.learn
+    ends, whole = [time.perf_counter()], fit.learn
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         return whole(*args, **{**kwargs, "after_window": lambda at: ends.append(time.perf_counter())})
@@ -44,11 +44,11 @@ def run(images: torch.Tensor, batch: int, epochs: int, device: str, engine: Any)
         engine=engine,
         device=device,
     )
-    fitting.learn = timed
+    fit.learn = timed
     try:
         fitted = ph.train(vae_mnist.model_of(images), settings, seed=0, progress=False)
     finally:
-        fitting.learn = whole
+        fit.learn = whole
     return fitted, np.diff(ends) * each / window
 
 

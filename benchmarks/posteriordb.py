@@ -31,8 +31,8 @@ sys.path.insert(0, str(ROOT))
 from models import posteriordb  # noqa: E402
 
 import phlogiston as ph  # noqa: E402
-from phlogiston import arviz_edge  # noqa: E402
-from phlogiston.diagnostics import Moments, moments  # noqa: E402
+from phlogiston.stats import arviz  # noqa: E402
+from phlogiston.stats.moments import Moments, moments  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 BEGIN, END = "<!-- posteriordb: written by benchmarks/posteriordb.py --update -->", "<!-- end of posteriordb -->"
@@ -107,8 +107,8 @@ def convergence(posterior: ph.Posterior, name: str) -> tuple[float, float]:
     if not posterior.is_chain:
         return np.nan, np.nan
     values = np.stack(list(components(posterior, posteriordb.load(name).parameters).values()), -1)
-    rhat = arviz_edge.rhat(values).max() if posterior.num_chains > 1 else np.nan
-    return float(rhat), float(arviz_edge.ess(values, "bulk").min())
+    rhat = arviz.rhat(values).max() if posterior.num_chains > 1 else np.nan
+    return float(rhat), float(arviz.ess(values, "bulk").min())
 
 
 def run(name: str, method: str, settings: dict[str, object], seed: int) -> Row:

@@ -27,8 +27,8 @@ from results import ROOT, Kept, insert
 from sklearn.datasets import load_iris
 
 import phlogiston as ph
-from phlogiston.diagnostics import Report
-from phlogiston.fitted import Fitted
+from phlogiston.posterior.verdict import Report
+from phlogiston.training.fitted import Fitted
 
 sys.path.insert(0, str(ROOT / "models"))
 

@@ -97,16 +97,16 @@ def ours(epochs: int, *, engine: str = "auto", dtype: str = "auto", seed: int = 
     import vae_mnist
 
     import phlogiston as ph
-    from phlogiston.algorithms import fitting
+    from phlogiston.training.amortised import fit
 
     x_train, x_test = (torch.from_numpy(part) for part in data())
     ends = [now()]
-    whole = fitting.learn
+    whole = fit.learn
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         return whole(*args, **{**kwargs, "after_window": lambda at: ends.append(now())})
 
-    fitting.learn = timed
+    fit.learn = timed
     # a window is at least a hundred steps: two epochs of 63
     fitted = ph.train(
         vae_mnist.model_of(x_train, seed),

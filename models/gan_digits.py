@@ -29,7 +29,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import phlogiston as ph
-from phlogiston.plots.images import sheet
+from phlogiston.report.plots.images import sheet
 
 latents, classes, channels = 16, 10, 32
 digits = load_digits()

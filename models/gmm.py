@@ -49,7 +49,7 @@ svi = ph.SVI(num_steps=3000, optim=ph.Adam(learning_rate=0.05), dtype="float64")
 
 def pictures(fitted: ph.Fitted) -> dict[str, Any]:
     """Petals, coloured by the component that most likely made them."""
-    from phlogiston.plots import images as pictures_of
+    from phlogiston.report.plots import images as pictures_of
 
     found = ph.infer(fitted.model, "exact", seed=0, progress=False).marginals["species"].argmax(-1).numpy()
     title = "Petal length and width (cm), coloured by component"

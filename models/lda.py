@@ -27,7 +27,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 import phlogiston as ph
-from phlogiston.plots import images as pictures_of
+from phlogiston.report.plots import images as pictures_of
 
 SIDE, DOCUMENTS, LONGEST = 5, 1500, 120
 WORDS, TOPICS = SIDE * SIDE, 2 * SIDE

@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 import phlogiston as ph
-from phlogiston.plots import images as pictures_of
+from phlogiston.report.plots import images as pictures_of
 
 digits = load_digits()
 pixels, labels = torch.tensor(digits.images / 16.0).float(), digits.target

@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import phlogiston as ph
-from phlogiston.plots import images as pictures_of
+from phlogiston.report.plots import images as pictures_of
 
 digits = load_digits()
 shuffled = np.random.default_rng(0).permutation(len(digits.target))

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import phlogiston as ph
-from phlogiston.plots import images as pictures_of
+from phlogiston.report.plots import images as pictures_of
 
 LATENTS, HIDDEN = 20, 400
 

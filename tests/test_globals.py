@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import phlogiston as ph
-from phlogiston import registry
+from phlogiston.inference import registry
 
 METHODS = {info.name: info for info in ph.methods() if info.name in registry.METHODS}
 # One continuous latent; several with a deterministic; discrete ones in a chain; both kinds together.

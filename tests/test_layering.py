@@ -12,61 +12,54 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "phlogiston"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# From the lowest. A part is a file or a folder; it imports from the lines above its own, and a folder from itself.
-LAYERS = [
-    ["errors", "version"],
-    ["nets", "estimate", "reference", "registry", "checkpoint"],
-    ["decomposition"],
-    ["engine"],
-    ["preflight", "arviz_edge", "divergence"],
-    ["diagnostics"],
-    ["model"],
-    ["rows"],
-    ["measurement"],
-    ["guides"],
-    ["drawn", "plan"],
-    ["plots", "predictive", "groups", "tables", "trust", "trust_training"],
-    ["storage", "checking"],
-    ["report"],
-    ["posterior"],
-    ["matching"],
-    ["evaluation"],
-    ["fitted"],
-    ["kernels"],
-    ["algorithms"],
-    ["adversarial"],
-    ["training"],
-    ["recentring"],
-    ["choosing"],
-    ["inference"],
-    ["comparison"],
-    ["calibration"],
-    ["cli"],
-    ["__main__"],
-    ["__init__"],
-]
-LAYER_OF = {part: depth for depth, parts in enumerate(LAYERS) for part in parts}
-# Narrower than its layer: density code knows nothing of the library but its errors.
-ONLY = {"engine": {"errors"}}
+# From the lowest: a part imports from itself and from the parts before it.
+ORDER = (
+    "errors",
+    "engine",
+    "model",
+    "stats",
+    "posterior",
+    "training",
+    "inference",
+    "diagnostics",
+    "report",
+    "cli",
+)
+# The package itself, which only holds the version and the table of public names, may be imported by all.
+ENTRANCES = ("__init__", "__main__")
 
-# What only some parts may touch.
+# Methods and functions whose work is done by a later part: they import it when they are called.
+VERBS = {
+    "model/reparam.py": {"_learned"},  # ph.reparam(model, "learn") trains a guide
+    "posterior/posterior.py": {"diagnose", "plot", "report"},
+    "posterior/predictive_checks.py": {"plot"},
+    "training/fitted.py": {"diagnose", "film", "report"},
+    "training/train.py": {"_trainer"},  # trainers by name
+    "diagnostics/calibrate/result.py": {"plot"},
+    "diagnostics/compare/agree.py": {"plot", "report"},
+    "diagnostics/compare/generators.py": {"plot", "report"},
+}
+
+# What only some files and folders may touch.
 RESERVED = {
-    "arviz": {"arviz_edge"},
-    "arviz_base": {"arviz_edge"},
-    "arviz_stats": {"arviz_edge"},
-    "arviz_plots": {"arviz_edge"},
-    "pyro.poutine": {"engine"},
-    "pyro.infer": {"engine"},
-    "functorch": {"engine"},
-    "torch.func": {"engine"},
-    "torch._functorch": {"engine"},
-    "torch.fx": {"engine"},
-    "torch._inductor": {"engine"},
-    "torch._dynamo": {"engine"},
-    "torch.compile": {"engine"},
+    "arviz": ("stats/arviz.py",),
+    "arviz_base": ("stats/arviz.py",),
+    "arviz_stats": ("stats/arviz.py",),
+    "arviz_plots": ("stats/arviz.py",),
+    "pyro.poutine": ("engine",),
+    "pyro.infer": ("engine",),
+    "functorch": ("engine",),
+    "torch.func": ("engine",),
+    "torch._functorch": ("engine",),
+    "torch.fx": ("engine",),
+    "torch._inductor": ("engine",),
+    "torch._dynamo": ("engine",),
+    "torch.compile": ("engine",),
+    "make_fx": ("engine",),
 }
 OUTSIDE = {"models", "tutorials", "benchmarks", "tools", "tests"}
 
+MOST_FILES_IN_A_FOLDER = 18
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
@@ -83,24 +76,41 @@ def part_of(file: Path) -> str:
     return first.removesuffix(".py")
 
 
+def place_of(file: Path) -> str:
+    return file.relative_to(SOURCE).as_posix()
+
+
 def imports_of(file: Path) -> Iterator[tuple[int, str]]:
     """Line and dotted name of every import, inside functions too; ``from a import b`` is ``a.b``."""
-    package = ("phlogiston", *file.relative_to(SOURCE).parts[:-1])
     for node in ast.walk(tree_of(file)):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join([*above, *([node.module] if node.module else [])])
-            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+        yield from ((line, name) for line, name, _ in names_imported(node))
+
+
+def imports_with_functions(tree: ast.AST, function: str = "") -> Iterator[tuple[int, str, str]]:
+    """The imports that run, each with the function that it stands in; those for type checkers alone are left out."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        inside = node.name if isinstance(node, ast.FunctionDef) else function
+        yield from ((line, name, function) for line, name, _ in names_imported(node))
+        yield from imports_with_functions(node, inside)
+
+
+def names_imported(node: ast.AST) -> Iterator[tuple[int, str, str]]:
+    if isinstance(node, ast.Import):
+        yield from ((node.lineno, alias.name, "") for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield from ((node.lineno, f"{node.module}.{alias.name}", "") for alias in node.names)
 
 
 def uses_of(file: Path) -> Iterator[tuple[int, str]]:
     """The imports, and every dotted expression such as ``torch.func.vmap``."""
     yield from imports_of(file)
+    own = {name.split(".")[-1] for _, name in imports_of(file) if within(name, "phlogiston")}
     attributes = [node for node in ast.walk(tree_of(file)) if isinstance(node, ast.Attribute)]
     inner = {id(node.value) for node in attributes}
-    yield from ((node.lineno, dotted(node)) for node in attributes if id(node) not in inner)
+    names = ((node.lineno, dotted(node)) for node in attributes if id(node) not in inner)
+    yield from ((line, name) for line, name in names if name.split(".")[0] not in own)
 
 
 def dotted(node: ast.expr) -> str:
@@ -127,43 +137,60 @@ def within(name: str, prefix: str) -> bool:
 
 
 @each_file
-def test_every_file_has_a_layer(file: Path) -> None:
-    assert part_of(file) in LAYER_OF, (
-        f"{file.name}: {part_of(file)!r} is in no layer; add it to LAYERS in tests/test_layering.py, "
-        "just above the highest part that it imports"
-    )
+def test_every_file_has_a_place(file: Path) -> None:
+    assert part_of(file) in (*ORDER, *ENTRANCES), f"{part_of(file)!r} is none of the parts {ORDER}"
 
 
 @each_file
-def test_imports_come_from_lower_layers(file: Path) -> None:
-    own = part_of(file)
-    if own not in LAYER_OF:
-        pytest.skip(f"{own!r} has no layer, which another test says")
+def test_imports_come_from_earlier_parts(file: Path) -> None:
+    own, verbs = part_of(file), VERBS.get(place_of(file), set())
     wrong = [
-        f"line {line}: {own} (layer {LAYER_OF[own]}) imports {part} (layer {LAYER_OF.get(part)})"
-        for line, name in imports_of(file)
-        if (part := imported_part(name)) is not None and not may_import(own, part)
+        f"line {line}: {own} imports {part}" + (f" in {function}" if function else "")
+        for line, name, function in imports_with_functions(tree_of(file))
+        if (part := imported_part(name)) is not None and not may_import(own, part) and function not in verbs
     ]
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize("place", VERBS)
+def test_every_verb_that_is_listed_imports_a_later_part(place: str) -> None:
+    file = SOURCE / place
+    later = {
+        function
+        for _, name, function in imports_with_functions(tree_of(file))
+        if (part := imported_part(name)) is not None and not may_import(part_of(file), part)
+    }
+    assert later == VERBS[place]
+
+
 def may_import(own: str, part: str) -> bool:
-    if part == own:
+    if own in ENTRANCES or part == "__init__":
         return True
-    return LAYER_OF.get(part, len(LAYERS)) < LAYER_OF[own] and part in ONLY.get(own, LAYER_OF)
+    return part in ORDER and ORDER.index(part) <= ORDER.index(own)
 
 
 @each_file
 def test_reserved_modules_are_touched_where_they_belong(file: Path) -> None:
-    own = part_of(file)
+    place = place_of(file)
     wrong = []
     for line, name in uses_of(file):
-        matches = [prefix for prefix in RESERVED if within(name, prefix)]
-        if matches and own not in (allowed := RESERVED[max(matches, key=len)]):
-            wrong.append(f"line {line}: {name} belongs to {' and '.join(sorted(allowed))}")
-        if name.split(".")[-1] == "make_fx" and own != "engine":
-            wrong.append(f"line {line}: make_fx belongs to engine")
+        matches = [prefix for prefix in RESERVED if within(name, prefix) or name.split(".")[-1] == prefix == "make_fx"]
+        allowed = RESERVED[max(matches, key=len)] if matches else ()
+        if matches and not any(place == path or place.startswith(path + "/") for path in allowed):
+            wrong.append(f"line {line}: {name} belongs to {' and '.join(allowed)}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_folder_is_crowded() -> None:
+    folders = {file.parent for file in FILES}
+    count = {folder: len([f for f in folder.glob("*.py") if f.name != "__init__.py"]) for folder in folders}
+    crowded = {place_of(folder): n for folder, n in count.items() if n > MOST_FILES_IN_A_FOLDER}
+    assert not crowded, f"folders with more than {MOST_FILES_IN_A_FOLDER} files: {crowded}"
+
+
+def test_the_top_of_the_package_holds_the_parts_and_nothing_else() -> None:
+    entries = {path.name.removesuffix(".py") for path in SOURCE.iterdir() if path.name != "__pycache__"}
+    assert entries == {*ORDER, *ENTRANCES, "__init__.pyi", "py.typed"}
 
 
 @each_file
@@ -189,25 +216,19 @@ def test_functions_are_short(file: Path) -> None:
     assert not long, "\n".join(long)
 
 
-def test_the_table_names_no_part_twice() -> None:
-    assert len(LAYER_OF) == sum(map(len, LAYERS))
-
-
 @pytest.mark.parametrize(
     ("own", "part", "allowed"),
     [
         ("engine", "errors", True),
         ("engine", "engine", True),
-        ("engine", "registry", False),
         ("engine", "model", False),
         ("model", "engine", True),
-        ("model", "preflight", True),
         ("model", "posterior", False),
-        ("plots", "posterior", False),
-        ("posterior", "plots", True),
-        ("algorithms", "algorithms", True),
-        ("algorithms", "inference", False),
-        ("inference", "__init__", False),
+        ("posterior", "report", False),
+        ("inference", "training", True),
+        ("training", "inference", False),
+        ("inference", "diagnostics", False),
+        ("report", "diagnostics", True),
         ("__main__", "cli", True),
     ],
 )

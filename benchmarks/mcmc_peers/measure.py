@@ -84,16 +84,16 @@ def measure(target: str, peer: str, limit: float, *, once: bool = False) -> Resu
 
 def _judged(target: str, run: Run, seconds: float, result: Result) -> Result:
     """The result with what the draws say. A single chain is judged as two halves."""
-    from phlogiston import arviz_edge  # here, so that its time is nobody's
+    from phlogiston.stats import arviz  # here, so that its time is nobody's
 
     scalars = {name: _two_chains(value) for name, value in targets.scalars(target, run.draws).items()}
     names, values = list(scalars), np.stack(list(scalars.values()), -1)
-    ess, of_mean = arviz_edge.ess(values), arviz_edge.ess(values, method="mean")
+    ess, of_mean = arviz.ess(values), arviz.ess(values, method="mean")
     sd = values.std((0, 1))
     error = sd / np.sqrt(of_mean)
     result.ess = float(ess.min())
     result.ess_per_s = result.ess / seconds
-    result.rhat = float(arviz_edge.rhat(values).max())
+    result.rhat = float(arviz.rhat(values).max())
     result.gradients, result.divergences = run.gradients, run.divergences
     result.mean = dict(zip(names, values.mean((0, 1)).tolist(), strict=True))
     result.sd = dict(zip(names, sd.tolist(), strict=True))
@@ -109,13 +109,13 @@ def _two_chains(value: Array) -> Array:
 
 def _reference(target: str) -> Moments:
     """Reference means with their standard errors."""
-    from phlogiston import arviz_edge
+    from phlogiston.stats import arviz
 
     draws = targets.reference_draws(target)
     if draws is None:
         return targets.EXACT.get(target, {})
     values = np.stack(list(draws.values()), -1)
-    error = values.std((0, 1)) / np.sqrt(arviz_edge.ess(values, method="mean"))
+    error = values.std((0, 1)) / np.sqrt(arviz.ess(values, method="mean"))
     return dict(zip(draws, zip(values.mean((0, 1)).tolist(), error.tolist(), strict=True), strict=True))
 
 

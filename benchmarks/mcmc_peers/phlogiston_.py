@@ -17,8 +17,8 @@ import pyro.distributions as dist
 import torch
 
 import phlogiston as ph
-import phlogiston.algorithms.nuts  # loaded when first used; here loading counts as importing, as for the others
-import phlogiston.inference
+import phlogiston.inference.infer
+import phlogiston.inference.methods.nuts  # loaded when first used; here loading counts as importing, as for the others
 from mcmc_peers.run import Run, Sampler
 from mcmc_peers.targets import TARGETS, Data
 

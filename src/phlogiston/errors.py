@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 
 class ModelError(ValueError):
@@ -124,3 +127,59 @@ def warn(message: str, category: type[PhlogistonWarning]) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+def _is_number(value: Any) -> bool:
+    """Python's numbers and NumPy's, but not truth values."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def one_of(choices: Sequence[str], **settings: str) -> None:
+    """Refuse settings that are none of the choices."""
+    for name, value in settings.items():
+        if value not in choices:
+            raise SettingError(problem(name, found=repr(value), expected=" or ".join(map(repr, choices))))
+
+
+def positive(**settings: Any) -> None:
+    """Refuse settings that are not positive numbers."""
+    for name, value in settings.items():
+        if not _is_number(value) or not 0 < value < math.inf:
+            raise SettingError(problem(name, found=repr(value), expected="a number above zero"))
+
+
+def from_zero(**settings: Any) -> None:
+    """Refuse settings that are not finite numbers from zero on."""
+    for name, value in settings.items():
+        if not _is_number(value) or not 0 <= value < math.inf:
+            raise SettingError(problem(name, found=repr(value), expected="a number from zero on"))
+
+
+def share(**settings: Any) -> None:
+    """Refuse settings that are not numbers from 0 to 1."""
+    for name, value in settings.items():
+        if not _is_number(value) or not 0.0 <= value <= 1.0:
+            raise SettingError(problem(name, found=repr(value), expected="a number from 0 to 1"))
+
+
+def fraction(**settings: Any) -> None:
+    """Refuse settings that are not numbers strictly between 0 and 1."""
+    for name, value in settings.items():
+        if not _is_number(value) or not 0.0 < value < 1.0:
+            raise SettingError(problem(name, found=repr(value), expected="a number between 0 and 1"))
+
+
+def whole(**settings: Any) -> None:
+    """Refuse settings that are not integers from zero on."""
+    _integers(0, "an integer, zero or above", settings)
+
+
+def positive_int(**settings: Any) -> None:
+    """Refuse settings that are not positive integers."""
+    _integers(1, "an integer above zero", settings)
+
+
+def _integers(least: int, expected: str, settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        if not _is_number(value) or not isinstance(value, Integral) or value < least:
+            raise SettingError(problem(name, found=repr(value), expected=expected))

@@ -7,8 +7,8 @@ import ast
 from pathlib import Path
 from typing import Any, NoReturn
 
-from phlogiston.registry import CHOOSERS, METHODS
-from phlogiston.version import __version__
+from phlogiston import __version__
+from phlogiston.inference.registry import CHOOSERS, METHODS
 
 FINE, WRONG, USAGE, DOUBTFUL, INTERRUPTED = 0, 1, 2, 3, 130
 

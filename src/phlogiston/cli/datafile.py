@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from phlogiston.errors import DataFileError, did_you_mean, problem
 
 if TYPE_CHECKING:
-    from phlogiston.model import Model
+    from phlogiston.model.model import Model
 
 Array = NDArray[Any]
 

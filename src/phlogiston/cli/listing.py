@@ -8,12 +8,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from phlogiston.engine import Site
-from phlogiston.inference import MethodInfo
-from phlogiston.inference import methods as registered
-from phlogiston.model import Model
-from phlogiston.preflight import Problem
-from phlogiston.tables import align
+from phlogiston.engine.program.sites import Site
+from phlogiston.inference.infer import MethodInfo
+from phlogiston.inference.infer import methods as registered
+from phlogiston.model.model import Model
+from phlogiston.model.preflight import Problem
+from phlogiston.posterior.tables import align
 
 WIDTH = 100
 

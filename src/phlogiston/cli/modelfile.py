@@ -12,18 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from phlogiston.errors import (
-    DataFileError,
-    ModelError,
-    ProgramError,
-    SettingError,
-    UnknownName,
-    did_you_mean,
-    problem,
-)
+from phlogiston.errors import DataFileError, ModelError, ProgramError, SettingError, UnknownName, did_you_mean, problem
 
 if TYPE_CHECKING:
-    from phlogiston.model import Model
+    from phlogiston.model.model import Model
 
 _OURS = (ModelError, DataFileError, SettingError, UnknownName)
 _DEFINITION = "model = ph.Model(program, inputs...).observe(site=values)"
@@ -53,7 +45,7 @@ def opened(path: Path, name: str) -> Iterator[Model]:
         UnknownName: it defines models, but none of that name.
         ProgramError: the program raised while it was in use.
     """
-    import phlogiston.model  # noqa: F401  # before the file's folder can shadow anything
+    import phlogiston.model.model  # noqa: F401  # before the file's folder can shadow anything
 
     folder = str(path.parent.resolve())
     sys.path.insert(0, folder)
@@ -88,7 +80,7 @@ def _module(path: Path) -> ModuleType:
 
 
 def _model_in(module: ModuleType, path: Path, name: str) -> Model:
-    from phlogiston.model import Model
+    from phlogiston.model.model import Model
 
     found = vars(module).get(name)
     if isinstance(found, Model):

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phlogiston import registry
 from phlogiston.cli import datafile, modelfile
 from phlogiston.cli.arguments import DOUBTFUL, FINE, INTERRUPTED, WRONG
 from phlogiston.errors import DataFileError, PhlogistonWarning, PlanWarning, SettingError, UnknownName
+from phlogiston.inference import registry
 
 if TYPE_CHECKING:
-    from phlogiston.posterior import Posterior
+    from phlogiston.posterior.posterior import Posterior
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     values = _values(arguments)
     method = _method(arguments.method, dict(arguments.settings))
     from phlogiston.cli import terminal
-    from phlogiston.inference import infer
+    from phlogiston.inference.infer import infer
 
     with _recorded() as caught, modelfile.opened(path, name) as model:
         model = datafile.given(model, values, arguments.data) if values else model
@@ -66,7 +66,7 @@ def recommend(arguments: argparse.Namespace) -> int:
     """Print the plan; the exit code."""
     path, name = modelfile.locate(arguments.model)
     values = _values(arguments)
-    from phlogiston.choosing import recommend as planned
+    from phlogiston.inference.auto.auto import recommend as planned
 
     with modelfile.opened(path, name) as model:
         print(planned(datafile.given(model, values, arguments.data) if values else model))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from phlogiston import tables
-from phlogiston.posterior import Posterior
+from phlogiston.posterior import tables
+from phlogiston.posterior.posterior import Posterior
 
 WIDTH = 100
 MAX_ROWS = 40

@@ -1,5 +1,0 @@
-"""Which method for a model: facts, rules that make a plan of them, and the run that follows the plan."""
-
-from phlogiston.choosing.auto import Auto, recommend
-
-__all__ = ["Auto", "recommend"]

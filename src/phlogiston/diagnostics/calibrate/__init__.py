@@ -1,0 +1,1 @@
+"""Simulation-based calibration: does a method recover what data were simulated from?"""

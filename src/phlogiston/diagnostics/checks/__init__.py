@@ -1,0 +1,1 @@
+"""Single checks, each a pure function of arrays that returns a `Check`."""

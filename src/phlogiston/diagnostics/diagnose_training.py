@@ -1,0 +1,120 @@
+"""Which checks a trained program gets, and what they are given."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from phlogiston.diagnostics.checks.gan import check_distance, check_game
+from phlogiston.diagnostics.checks.generators import check_coverage, check_precision, check_usage
+from phlogiston.diagnostics.checks.variational import check_ending, check_rest
+from phlogiston.engine.program.isolate import generator, spawn
+from phlogiston.errors import PhlogistonWarning, UnsupportedModel
+from phlogiston.model.model import Model
+from phlogiston.posterior.drawn import Run
+from phlogiston.posterior.verdict import Check, Finding, Report, failed, skipped
+
+Array = NDArray[Any]
+
+
+class Trained(Run, Protocol):
+    """A training that is judged (a ``Fitted``)."""
+
+    @property
+    def model(self) -> Model:
+        """With its learned parameters."""
+
+    @property
+    def guide(self) -> Any:
+        """An amortised guide, or None."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was stopped by hand."""
+
+    @property
+    def converged(self) -> bool:
+        """Whether the trainer's rule for stopping was met."""
+
+    @property
+    def history(self) -> Mapping[str, Array]:
+        """Curves."""
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """All that training needs to go on."""
+
+    def simulate(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, torch.Tensor]:
+        """Draw every site."""
+
+    def usage(self, *, seed: int | None = 0) -> Any:
+        """What the latents carry."""
+
+
+def judge_training(fitted: Trained) -> Report:
+    """Whether training ended well, the latents are used, and the samples reach all of the data."""
+    if "draws" in fitted.state:  # the output of a game is no observation of the trained program
+        return Report(tuple(_of_game(fitted)))
+    checks = [_ending(fitted), _finite(fitted)]
+    if checks[-1].state == "do not use":  # the program cannot even run
+        return Report(tuple(checks))
+    if fitted.guide is not None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", PhlogistonWarning)  # the finding says it
+                usage = fitted.usage()
+            checks.append(check_usage(np.asarray(usage.active), np.asarray(usage.kl)))
+        except UnsupportedModel as error:
+            checks.append(skipped("use of the latents", str(error).partition(";")[0]))
+        return Report(tuple(checks))
+    observed = {n: v for n, v in fitted.model.structure.observations.items() if v.ndim and v.numel()}
+    drawn = fitted.simulate(1, seed=fitted.seed) if observed else {}
+    rng = generator(spawn(fitted.seed or 0, 9)[8])
+    for name, data in observed.items():
+        if name in drawn and drawn[name][0].shape == data.shape:
+            both = data.double().numpy(), drawn[name][0].double().numpy()
+            checks += [check_coverage(*both, rng), check_precision(*both, rng)]
+    return Report(tuple(checks))
+
+
+def _of_game(fitted: Trained) -> Iterator[Check]:
+    yield _finite(fitted)
+    told = [text for text in fitted.warnings if "on:" in text]
+    yield check_game(told, len(fitted.warnings) - len(told))
+    distances = np.asarray(fitted.history.get("check_distance", ()), dtype=float)
+    yield check_distance(distances, float(fitted.figures.get("distance", np.nan)))
+    data, draws = (fitted.state[name].double().numpy() for name in ("data", "draws"))
+    rng = generator(spawn(fitted.seed or 0, 9)[8])
+    yield check_coverage(data, draws, rng)
+    yield check_precision(data, draws, rng)
+
+
+def _ending(fitted: Trained) -> Check:
+    """A rule for stopping that was met, or all steps done, and the curve at rest by then."""
+    wanted = fitted.settings.get("num_steps")
+    done = fitted.figures.get("steps", float("inf"))
+    if fitted.converged or fitted.interrupted or (isinstance(wanted, int) and done < wanted):
+        return check_ending(fitted.converged, fitted.stop_reason)
+    curve = np.asarray(fitted.history.get("elbo", ()), dtype=float)
+    return check_rest(curve, fitted.stop_reason)
+
+
+def _finite(fitted: Trained) -> Check:
+    """Whether a curve or a parameter has left the finite numbers."""
+    name = "finite training"
+    curves = [curve for curve, values in fitted.history.items() if not np.isfinite(values).all()]
+    params = [param for param, value in fitted.model.parameters.items() if not bool(torch.isfinite(value).all())]
+    if not curves and not params:
+        return Check(name, "every curve and parameter")
+    finding = Finding(
+        f"{'parameter' if params else 'curve'} {(params or curves)[0]!r} is not finite",
+        "lower the learning rate, clip gradients, or look at model.check()",
+        meaning="Training met a loss or gradient that is not a number.",
+        severity="do not use" if params else "caution",
+    )
+    return failed(name, finding)

@@ -1,0 +1,356 @@
+r"""The terms of the ELBO of a program and a guide: one pure function of parameters, noise and a minibatch.
+
+``Learning(bound, structure, guide)`` finds the parameters of both (``pyro.param`` and ``pyro.module``), puts them on
+the unconstrained scale (``initial``), and traces, once for each size of a batch, the function
+
+    parameters by name, index [B] (rows of the plate), u [R] (latents that the guide lacks)  ->  terms by name
+
+whose randomness is lifted out as noise, so that it can be batched over particles, differentiated, joined with an
+optimiser and compiled (``engine.steps``). Terms are ``[B]``, one a row, for sites within the plate, which count N / B
+times, and scalars for the others:
+
+    x/<site>      log p of an observed site or factor
+    p/<site>      log p of a latent;  x/marginal for both where discrete latents were summed out
+    q/<site>      log q of a site of the guide
+    kl/<site>     KL[q, p] of a site in closed form, in the place of its two terms
+    score/<site>  log q of a site whose draws carry no gradient
+    j/<site>      log |d z / d u| of a latent that the guide lacks
+    value/<site>  the value of a latent, where asked for
+
+Discrete latents that the guide lacks are summed out, plate by plate; over those of its own that it enumerates, every
+term is an expectation (``expected``), which counts as a closed form. Nothing of ``pyro.infer`` is involved.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.ops.contract import contract_tensor_tree
+from pyro.poutine.util import prune_subsample_sites
+from torch.distributions import constraints, kl_divergence, transform_to
+
+from phlogiston.engine.learning.element_terms import AtRows
+from phlogiston.engine.program import enumeration, guide_enumeration, handlers
+from phlogiston.engine.program.guide_enumeration import Weights
+from phlogiston.engine.program.isolate import isolated
+from phlogiston.engine.program.plates import axis_of, in_plate
+from phlogiston.engine.program.readings import Slot, layout
+from phlogiston.engine.program.sites import Bound, Plate, Structure, cast_inputs, of_latents, run, score
+from phlogiston.engine.trace.graph import Graph, trace_single
+from phlogiston.errors import ModelError, UnsupportedModel, did_you_mean, problem
+
+Values = dict[str, torch.Tensor]
+PARAM = "param/"
+
+
+@dataclass(frozen=True)
+class GuideOf:
+    """A guide on the inputs of a program, with nothing observed."""
+
+    program: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    parameters: Mapping[str, torch.Tensor]
+    observed: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    missing: Mapping[str, handlers.Missing] = field(default_factory=dict)
+
+
+def guide_of(bound: Bound, guide: Callable[..., Any]) -> GuideOf:
+    """The guide on the program's inputs, or on none if it takes none."""
+    takes_none = not inspect.signature(guide).parameters
+    inputs = ((), {}) if takes_none else (bound.args, bound.kwargs)
+    return GuideOf(guide, *inputs, bound.parameters)
+
+
+class Learning:
+    """See the module.
+
+    Args:
+        bound: the program with its inputs and data.
+        structure: what it consists of.
+        guide: a Pyro guide, a callable on the program's inputs or on none; None for a guide without sites.
+        plate: the plate that minibatches are taken from; None for all data at every step.
+        dtype: precision of the evaluation.
+        analytic: whether KL divergences between a latent's guide and prior are taken in closed form where there is one,
+            and discrete latents of the guide summed over where it says so.
+        hold: whether the program's own parameters stay as they are.
+
+    Raises:
+        ModelError: sites of program and guide do not match; names the site.
+        UnsupportedModel: a discrete latent outside of the plate cannot be summed out batch by batch.
+    """
+
+    def __init__(
+        self,
+        bound: Bound,
+        structure: Structure,
+        guide: Callable[..., Any] | None,
+        *,
+        plate: Plate | None = None,
+        dtype: torch.dtype = torch.float32,
+        analytic: bool = True,
+        hold: bool = False,
+    ) -> None:
+        # now, and not row by row at every step
+        structure = replace(structure, observations=cast_inputs(structure.observations, dtype))
+        self._bound, self._structure, self._plate, self._dtype = bound, structure, plate, dtype
+        self._analytic, self.dtype = analytic, dtype
+        self._guide = None if guide is None else guide_of(bound, guide)
+        if self._guide is not None and isinstance(guide, torch.nn.Module):
+            with isolated(seed=0, dtype=dtype):  # autoguides look at their program when they are first called
+                self._guide.program(*self._guide.args, **self._guide.kwargs)
+        with isolated(seed=0, dtype=dtype), torch.no_grad():
+            program = self._nodes(bound)
+            guided = {} if self._guide is None else self._nodes(self._guide)
+            found = {name: msg for name, msg in {**program, **guided}.items() if msg["type"] == "param"}
+            self._held = {
+                name: msg["value"].detach().to(dtype) for name, msg in found.items() if hold and name in program
+            }
+            found = {name: msg for name, msg in found.items() if name not in self._held}
+            self.constraints = {name: _constraint(msg) for name, msg in found.items()}
+            self.initial = {
+                name: transform_to(self.constraints[name]).inv(msg["value"].detach().to(dtype)).clone()
+                for name, msg in found.items()
+            }
+        self.of_program = tuple(name for name, msg in program.items() if msg["type"] == "param")
+        self.modules = {name: msg["args"][1] for name, msg in guided.items() if _is_of_module(msg)}
+        self.guided = self._match(guided)
+        rest = tuple(site for site in structure.continuous if site.name not in self.guided)
+        self.slots: tuple[Slot, ...] = layout(replace(structure, sites=rest))
+        self.enumerated = tuple(
+            name for name in self.guided if analytic and guide_enumeration.is_enumerated(guided[name])
+        )
+        drawn = [name for name in self.guided if name not in self.enumerated]
+        self.score_sites = tuple(name for name in drawn if not guided[name]["fn"].has_rsample)
+        self.summed = tuple(site.name for site in structure.discrete if site.name not in self.guided)
+        self._refuse_shared()
+
+    def _nodes(self, bound: Bound) -> dict[str, dict[str, Any]]:
+        nodes = run(bound, parameters={name: value.to(self._dtype) for name, value in bound.parameters.items()}).nodes
+        return {name: cast(dict[str, Any], msg) for name, msg in nodes.items()}
+
+    def _match(self, guided: Mapping[str, dict[str, Any]]) -> tuple[str, ...]:
+        known = {site.name: site for site in self._structure.of("latent")}
+        names = []
+        for name, msg in guided.items():
+            if msg["type"] != "sample" or not handlers.is_data(msg) or msg["infer"].get("is_auxiliary"):
+                continue
+            if name not in known:
+                raise ModelError(f"guide: site {name!r} is no latent of the program; {did_you_mean(name, known)}")
+            shape = tuple(torch.as_tensor(msg["value"]).shape)
+            if shape != known[name].shape:
+                raise ModelError(
+                    problem(f"guide, site {name!r}", found=f"shape {shape}", expected=f"{known[name].shape}")
+                )
+            names.append(name)
+        return tuple(names)
+
+    def _refuse_shared(self) -> None:
+        for name in self.summed:
+            if self.enumerated:
+                raise UnsupportedModel(
+                    problem(
+                        f"site {name!r}",
+                        found=f"a discrete latent that the guide lacks, beside enumerated {self.enumerated[0]!r}",
+                        expected="all discrete latents in the guide, or none",
+                    )
+                )
+            site = self._structure[name]
+            if self._plate is not None and not in_plate(site, self._plate.name):
+                raise UnsupportedModel(
+                    problem(
+                        f"site {name!r}",
+                        found=f"a discrete latent that all rows of plate {self._plate.name!r} share",
+                        expected="minibatches only where discrete latents belong to rows, or are in the guide",
+                        fix="batch_size=None",
+                    )
+                )
+
+    @property
+    def width(self) -> int:
+        """Numbers in ``u``, the latents that the guide lacks, unconstrained."""
+        return self.slots[-1].stop if self.slots else 0
+
+    def constrained(self, params: Mapping[str, torch.Tensor]) -> Values:
+        """Unconstrained parameters -> the values that ``pyro.param`` gives."""
+        return {name: transform_to(self.constraints[name])(value) for name, value in params.items()}
+
+    def example(self, rows: int) -> Values:
+        """Inputs of ``terms`` by name."""
+        params = {PARAM + name: value for name, value in self.initial.items()}
+        index = {"index": torch.arange(rows)} if self._plate is not None else {}
+        return {**params, **index, **({"u": torch.zeros(self.width, dtype=self._dtype)} if self.width else {})}
+
+    def traced(self, rows: int, *, values: bool = False) -> Graph:
+        """The graph of ``terms`` for a batch of so many rows.
+
+        Raises:
+            UntraceableProgram: program or guide branch on a value, or leave torch.
+        """
+        with isolated(seed=0, dtype=self._dtype), torch.no_grad():
+            return trace_single(lambda inputs: self.terms(inputs, values=values), self.example(rows))
+
+    def terms(self, inputs: Values, *, values: bool = False) -> Values:
+        """One draw: see the module."""
+        params = {**self._held, **self.constrained({name: inputs[PARAM + name] for name in self.initial})}
+        index = inputs.get("index")
+        guided, weights = self._run_guide(params, index)
+        latents = {name: cast(torch.Tensor, guided.nodes[name]["value"]) for name in self.guided}
+        substitute: list[Any] = [handlers.Substitute(latents)]
+        unconstrain = None
+        if self.width:
+            unconstrain = handlers.Unconstrained({s.site.name: self._part(s, inputs["u"], index) for s in self.slots})
+            substitute.append(unconstrain)
+        bound = self._at(self._bound, self._structure, index)
+        structure = replace(self._structure, parameters=params)
+        if self.summed:
+            trace = enumeration.enumerated(bound, structure, *substitute)
+            found = self._summed_out(trace)
+        else:
+            trace = score(prune_subsample_sites(run(bound, *substitute, parameters=params)))
+            found = self._program_terms(trace, weights)
+        found = self._with_guide(found, guided, None if self.summed else trace, weights)
+        if unconstrain is not None:
+            found |= {f"j/{n}": self._rows(n, value, weights) for n, value in unconstrain.log_jacobian.items()}
+        if values:
+            names = (*self.guided, *(slot.site.name for slot in self.slots))
+            found |= {f"value/{name}": cast(torch.Tensor, trace.nodes[name]["value"]) for name in names}
+        return found
+
+    def _part(self, slot: Slot, u: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
+        """A latent's unconstrained value, at the rows of the batch where it belongs to rows."""
+        value = u[slot.start : slot.stop].reshape(slot.shape)
+        if index is None or self._plate is None or not in_plate(slot.site, self._plate.name):
+            return value
+        return value.index_select(axis_of(slot.site, self._plate), index)
+
+    def _at(self, bound: Bound, structure: Structure, index: torch.Tensor | None) -> Bound:
+        return bound if index is None or self._plate is None else AtRows(bound, structure, self._plate, index)
+
+    def _run_guide(self, params: Values, index: torch.Tensor | None) -> tuple[poutine.Trace, Weights | None]:
+        if self._guide is None:
+            return poutine.Trace(), None
+        nothing = replace(self._structure, sites=(), observations={})
+        bound, nesting = self._at(self._guide, nothing, index), self._structure.plate_nesting
+        if not self.enumerated:
+            return score(prune_subsample_sites(run(bound, parameters=params))), None
+        trace = score(prune_subsample_sites(enumeration.in_parallel(bound, nesting, params)))
+        return trace, Weights.of([cast(dict[str, Any], trace.nodes[name]) for name in self.enumerated], nesting)
+
+    def _rows(self, name: str, log_prob: torch.Tensor, weights: Weights | None) -> torch.Tensor:
+        """A site's terms summed to one a row of the plate, or to a scalar outside of it."""
+        site = self._structure[name]
+        if weights is not None:
+            log_prob = weights.expect(name, log_prob)
+        if self._plate is None or not in_plate(site, self._plate.name):
+            return log_prob.sum()
+        others = [dim for dim in range(-log_prob.ndim, 0) if dim != self._plate.dim]
+        return log_prob.sum(others) if others else log_prob
+
+    def _program_terms(self, trace: poutine.Trace, weights: Weights | None) -> Values:
+        found: Values = {}
+        for site in self._structure.sites:
+            if site.role not in ("latent", "observed", "factor"):
+                continue
+            log_prob = torch.as_tensor(cast(dict[str, Any], trace.nodes[site.name])["log_prob"])
+            if site.role != "latent":
+                found[f"x/{site.name}"] = self._rows(site.name, log_prob, weights)
+                continue
+            own = of_latents(site, log_prob)
+            found[f"p/{site.name}"] = self._rows(site.name, own, weights)
+            if site.missing is not None:
+                found[f"x/{site.name}"] = self._rows(site.name, log_prob - own, weights)
+        return found
+
+    def _summed_out(self, trace: poutine.Trace) -> Values:
+        enumeration.pack(trace)
+        symbol = None if self._plate is None else trace.plate_to_symbol.get(self._plate.name)
+        factors: OrderedDict[frozenset[str], list[torch.Tensor]] = OrderedDict()
+        sum_dims: set[str] = set()
+        for msg in trace.nodes.values():
+            if msg["type"] != "sample":
+                continue
+            frames = [frame for frame in msg["cond_indep_stack"] if frame.vectorized and frame.size > 1]
+            plates = frozenset(trace.plate_to_symbol[frame.name] for frame in frames)
+            factor: Any = cast(Any, msg)["packed"]["log_prob"]
+            sum_dims.update(frozenset(factor._pyro_dims) - plates)
+            factors.setdefault(plates, []).append(factor)
+        rows, shared = torch.zeros(()), torch.zeros(())
+        for plates, terms in contract_tensor_tree(factors, sum_dims).items():
+            for term in terms:
+                if symbol is not None and symbol in plates:
+                    place = cast(Any, term)._pyro_dims.index(symbol)
+                    others = [dim for dim in range(term.ndim) if dim != place]
+                    rows = rows + (term.sum(others) if others else term)
+                else:
+                    shared = shared + term.sum()
+        return {"x/marginal": shared, **({"x/marginal (rows)": rows} if rows.ndim else {})}
+
+    def _closed_form(self, guided: dict[str, Any], trace: poutine.Trace) -> torch.Tensor | None:
+        """KL[q, p] of one site, element by element, with the site's scale; None where it has no formula."""
+        return _closed_form(guided, cast(dict[str, Any], trace.nodes[guided["name"]])) if self._analytic else None
+
+    def _with_guide(
+        self, found: Values, guided: poutine.Trace, trace: poutine.Trace | None, weights: Weights | None
+    ) -> Values:
+        ordered = [name for name in (site.name for site in self._structure.of("latent")) if name in self.guided]
+        in_order = ordered == [name for name in guided.nodes if name in self.guided]
+        able = {name for name in self.guided if in_order and trace is not None and name not in self.enumerated}
+        for name, node in guided.nodes.items():
+            msg = cast(dict[str, Any], node)
+            if msg["type"] != "sample" or not handlers.is_data(msg):
+                continue
+            log_q = torch.as_tensor(msg["log_prob"])
+            if name not in self.guided:  # an auxiliary draw of the guide, from which its sites are computed
+                found[f"q/{name}"] = (log_q if weights is None else weights.expect(name, log_q)).sum()
+                continue
+            if name in self.score_sites:
+                self._refuse_mixed(name, log_q)
+                found[f"score/{name}"] = self._rows(name, log_q, None)
+            elif trace is not None and name in able and (kl := self._closed_form(msg, trace)) is not None:
+                found[f"kl/{name}"] = self._rows(name, kl, weights)
+                found.pop(f"p/{name}")
+                continue
+            found[f"q/{name}"] = self._rows(name, log_q, weights)
+        return found
+
+    def _refuse_mixed(self, name: str, log_q: torch.Tensor) -> None:
+        if log_q.ndim > self._structure.plate_nesting:
+            raise UnsupportedModel(
+                problem(
+                    f"guide, site {name!r}",
+                    found=f"draws without gradient that depend on {self.enumerated[0]!r}, which is enumerated",
+                    expected="both enumerated, or neither",
+                    fix=f'pyro.sample({name!r}, ..., infer={{"enumerate": "parallel"}})',
+                )
+            )
+
+
+def _is_of_module(msg: Mapping[str, Any]) -> bool:
+    return msg["type"] == "param" and len(msg["args"]) > 1 and isinstance(msg["args"][1], torch.nn.Parameter)
+
+
+def _constraint(msg: Mapping[str, Any]) -> Any:
+    """A parameter's constraint, which a ``PyroModule`` notes in the parameter store only."""
+    given = msg["kwargs"].get("constraint")
+    noted = pyro.get_param_store()._constraints.get(msg["name"], constraints.real)
+    return noted if given is None or given is constraints.real else given
+
+
+def _closed_form(guided: Mapping[str, Any], msg: Mapping[str, Any]) -> torch.Tensor | None:
+    plain = msg["mask"] is None and guided["mask"] is None and handlers.missing_of(dict(msg)) is None
+    if not plain or handlers.is_point_mass(dict(guided)):  # a point computed from an auxiliary draw, with its Jacobian
+        return None
+    try:
+        kl = kl_divergence(guided["fn"], msg["fn"])
+    except NotImplementedError:
+        return None
+    shape = torch.broadcast_shapes(kl.shape, guided["fn"].batch_shape)  # type: ignore[no-untyped-call]
+    return torch.as_tensor(kl.expand(shape) * msg["scale"])

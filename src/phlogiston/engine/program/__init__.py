@@ -1,0 +1,1 @@
+"""Programs read site by site: handlers, plates, enumeration, and the readings made of them."""

@@ -1,0 +1,402 @@
+"""What a program consists of: one run of it, written down site by site."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import traceback
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from torch.distributions import biject_to
+
+from phlogiston.engine.program import handlers
+from phlogiston.engine.program.isolate import isolated
+from phlogiston.engine.program.torch_fixes import Adapt
+from phlogiston.errors import ProgramError, UnsupportedModel
+
+Role = Literal["latent", "observed", "deterministic", "parameter", "factor"]
+
+
+class Bound(Protocol):
+    """A program with everything that it runs on."""
+
+    @property
+    def program(self) -> Any:
+        """The Pyro program."""
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Its positional inputs."""
+
+    @property
+    def kwargs(self) -> Mapping[str, Any]:
+        """Its inputs by keyword."""
+
+    @property
+    def observed(self) -> Mapping[str, torch.Tensor]:
+        """Values by observed site."""
+
+    @property
+    def missing(self) -> Mapping[str, handlers.Missing]:
+        """Missing entries by the name of the site that is observed in part."""
+
+    @property
+    def parameters(self) -> Mapping[str, torch.Tensor]:
+        """Values of ``pyro.param`` statements that are held, by name."""
+
+
+@dataclass(frozen=True)
+class _Rebound:
+    program: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    observed: Mapping[str, torch.Tensor]
+    missing: Mapping[str, handlers.Missing]
+    parameters: Mapping[str, torch.Tensor]
+
+
+def rebound(bound: Bound, observed: Mapping[str, torch.Tensor]) -> Bound:
+    """The same program on the same inputs before other observations."""
+    return _Rebound(bound.program, bound.args, bound.kwargs, observed, bound.missing, bound.parameters)
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A named batch of conditionally independent sites; ``dim`` counts batch dimensions from the right."""
+
+    name: str
+    size: int
+    dim: int
+    subsampled: bool = False
+
+
+@dataclass(frozen=True)
+class Site:
+    """One statement of a program, as it was when the program ran.
+
+    ``shape`` is the shape of its value in a single run; its last ``event_dim`` dimensions are one event.
+    ``log_prob`` is that of the run in total, 0 where ``score_error`` says that it cannot be computed.
+    ``states`` counts the values of a finite discrete site (None otherwise). ``drawn_shape`` is the shape that
+    its distribution gives; an observed value of another shape is a mistake, or a batch without a plate.
+    ``scaled`` says that its log probability counts more or less than once (``poutine.scale``, a subsampled plate).
+    ``impossible`` counts observed entries whose probability was exactly zero, where torch would say nearly zero.
+    ``missing`` is given where a site is observed in part: the other entries are latent.
+    """
+
+    name: str
+    role: Role
+    shape: tuple[int, ...]
+    event_dim: int = 0
+    plates: tuple[Plate, ...] = ()
+    support: Any = None
+    discrete: bool = False
+    states: int | None = None
+    improper: bool = False
+    masked: bool = False
+    scaled: bool = False
+    distribution: str = ""
+    drawn_shape: tuple[int, ...] = ()
+    in_support: bool = True
+    log_prob: float = 0.0
+    impossible: int = 0
+    score_error: str = ""
+    unconstrained_shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
+    missing: handlers.Missing | None = None
+
+    @property
+    def enumerable(self) -> bool:
+        """Whether the site has finitely many values that can be listed."""
+        return self.states is not None
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The shape without its event dimensions."""
+        return self.shape[: len(self.shape) - self.event_dim]
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """A name for every dimension: the plate's where there is one."""
+        by_dim = {plate.dim: plate.name for plate in self.plates}
+        batch = len(self.batch_shape)
+        return tuple(
+            by_dim.get(i - batch, f"{self.name}_dim_{i}") if i < batch else f"{self.name}_dim_{i}"
+            for i in range(len(self.shape))
+        )
+
+    @property
+    def unplated(self) -> tuple[int, ...]:
+        """Batch dimensions (from the right) that are longer than one and belong to no plate."""
+        by_dim = {plate.dim for plate in self.plates}
+        batch = len(self.batch_shape)
+        return tuple(i - batch for i, n in enumerate(self.batch_shape) if n > 1 and i - batch not in by_dim)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """All sites in program order, with the values of parameters and observations that the run met."""
+
+    sites: tuple[Site, ...]
+    parameters: Mapping[str, torch.Tensor]
+    observations: Mapping[str, torch.Tensor]
+    plate_nesting: int
+
+    def of(self, *roles: Role) -> tuple[Site, ...]:
+        """The sites that have one of these roles."""
+        return tuple(site for site in self.sites if site.role in roles)
+
+    @property
+    def continuous(self) -> tuple[Site, ...]:
+        """Latents that live on a continuum."""
+        return tuple(site for site in self.of("latent") if not site.discrete)
+
+    @property
+    def discrete(self) -> tuple[Site, ...]:
+        """Latents that live on a countable set."""
+        return tuple(site for site in self.of("latent") if site.discrete)
+
+    @property
+    def observable(self) -> tuple[Site, ...]:
+        """What was observed, in part too."""
+        return tuple(site for site in self.sites if site.role == "observed" or site.missing is not None)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The length of every named dimension."""
+        return {dim: size for site in self.sites for dim, size in zip(site.dims, site.shape, strict=True)}
+
+    def __getitem__(self, name: str) -> Site:
+        return {site.name: site for site in self.sites}[name]
+
+
+def run(bound: Bound, *messengers: Any, parameters: Mapping[str, torch.Tensor] | None = None) -> poutine.Trace:
+    """Run the program once under handlers (the last one given is nearest to the program); its trace.
+
+    Raises:
+        ProgramError: the program raised; its own error is the cause, and the message names the line.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(handlers.Precision())
+        stack.enter_context(handlers.Fallback())
+        stack.enter_context(handlers.Parameters(parameters or {}, swaps := handlers.Swaps()))
+        for messenger in messengers:
+            stack.enter_context(messenger)
+        stack.enter_context(handlers.Observe(cast_inputs(bound.observed), bound.missing))
+        stack.enter_context(Adapt(swaps))
+        tracer = stack.enter_context(poutine.trace())
+        args, kwargs = cast_inputs(bound.args), cast_inputs(bound.kwargs)
+        try:
+            bound.program(*args, **kwargs)
+        except UnsupportedModel:  # a handler's word about a site, not the program's
+            raise
+        except Exception as error:
+            raise _program_error(bound.program, error) from error
+    return tracer.trace
+
+
+def score(trace: poutine.Trace) -> poutine.Trace:
+    """Compute the log probability of every site of a trace but the deterministic ones."""
+    with Adapt(handlers.swaps_of(cast(Mapping[str, Any], trace.nodes))):
+        trace.compute_log_prob(lambda name, msg: not handlers.is_deterministic(cast(dict[str, Any], msg)))
+    return trace
+
+
+def of_latents(site: Site, log_prob: torch.Tensor) -> torch.Tensor:
+    """A latent's terms, without those of observed entries where it is observed in part."""
+    return log_prob if site.missing is None else torch.where(site.missing.events(site.event_dim), log_prob, 0.0)
+
+
+def of_observed(site: Site, log_prob: torch.Tensor) -> torch.Tensor:
+    """An observed site's terms, those of missing entries zero."""
+    return log_prob if site.missing is None else torch.where(site.missing.events(site.event_dim), 0.0, log_prob)
+
+
+def cast_inputs(value: Any, dtype: torch.dtype | None = None) -> Any:
+    """Floating tensors in a precision, by default that of the moment (the default dtype); everything else as it is."""
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype or torch.get_default_dtype()) if value.is_floating_point() else value
+    if isinstance(value, Mapping):
+        return {key: cast_inputs(item, dtype) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(cast_inputs(item, dtype) for item in value)
+    return value
+
+
+def discover(bound: Bound, dtype: torch.dtype = torch.float64) -> Structure:
+    """Run the program once, conditioned, and write down its sites.
+
+    Raises:
+        ProgramError: the program raised; its own error is the cause, and the message names the line.
+    """
+    nodes = _nodes(bound, dtype, seed=0)
+    with isolated(dtype=dtype), torch.no_grad():
+        parameters = {name: msg["value"].detach().clone() for name, msg in nodes.items() if msg["type"] == "param"}
+        messages = {name: msg for name, msg in nodes.items() if msg["type"] == "sample"}
+        sites = [_site(msg) for msg in messages.values() if not handlers.is_plate_index(msg)]
+        observations = {
+            name: torch.as_tensor(msg["value"]).detach()
+            for name, msg in messages.items()
+            if msg["is_observed"] and handlers.is_data(msg)
+        }
+        observations |= {name: bound.observed[name] for name in bound.missing if name in messages}
+        computed = [name for name, msg in messages.items() if handlers.is_deterministic(msg)]
+        observations |= {name: bound.observed[name] for name in computed if name in bound.observed}
+    if any(_suspect(site) for site in sites):
+        sites = _seen_again(sites, bound, dtype)
+    sites += [Site(name, "parameter", tuple(value.shape), value.ndim) for name, value in parameters.items()]
+    nesting = max((-plate.dim for site in sites for plate in site.plates), default=0)
+    nesting = max([nesting, *(len(site.batch_shape) for site in sites if site.role != "deterministic")])
+    return Structure(tuple(sites), parameters, observations, nesting)
+
+
+def _nodes(bound: Bound, dtype: torch.dtype, seed: int) -> dict[str, dict[str, Any]]:
+    with isolated(seed=seed, dtype=dtype), torch.no_grad():
+        return {
+            name: cast(dict[str, Any], msg)
+            for name, msg in run(bound, parameters=cast_inputs(bound.parameters)).nodes.items()
+        }
+
+
+def _seen_again(sites: list[Site], bound: Bound, dtype: torch.dtype) -> list[Site]:
+    """Suspicions kept only where another run of the program raises them as well.
+
+    A support or a parameter that depends on latents may fit the data at some of their values and not at others.
+    """
+    nodes = _nodes(bound, dtype, seed=1)
+    with isolated(dtype=dtype), torch.no_grad():
+        return [_still_suspect(site, nodes.get(site.name)) for site in sites]
+
+
+def _suspect(site: Site) -> bool:
+    return not site.in_support or not math.isfinite(site.log_prob)
+
+
+def _still_suspect(site: Site, msg: dict[str, Any] | None) -> Site:
+    if msg is None or not _suspect(site):
+        return site
+    again = _site(msg)
+    moved = str(again.support) != str(site.support)
+    return replace(
+        site,
+        in_support=site.in_support or again.in_support or moved,
+        log_prob=site.log_prob if not math.isfinite(again.log_prob) else again.log_prob,
+    )
+
+
+def _site(msg: dict[str, Any]) -> Site:
+    fn, value = msg["fn"], torch.as_tensor(msg["value"])
+    role: Role = (
+        "deterministic"
+        if handlers.is_deterministic(msg)
+        else "factor"
+        if handlers.is_factor(msg)
+        else "observed"
+        if msg["is_observed"]
+        else "latent"
+    )
+    plates = tuple(
+        Plate(frame.name, int(frame.full_size or frame.size), frame.dim, frame.full_size not in (None, frame.size))
+        for frame in msg["cond_indep_stack"]
+        if frame.vectorized and frame.dim is not None
+    )
+    support, missing = handlers.support_of_components(getattr(fn, "support", None)), handlers.missing_of(msg)
+    discrete = bool(getattr(support, "is_discrete", False))
+    states = _count_states(fn) if role == "latent" else None
+    unconstrained = None
+    if role == "latent" and not discrete and not handlers.is_point_mass(msg):
+        unconstrained = _unconstrained_shape(support, value.shape) if missing is None else (missing.count,)
+    if handlers.is_point_mass(msg) and role == "latent":
+        role = "deterministic"
+    log_prob, error = _scored(msg, role)
+    event_dim = int(fn.event_dim)
+    if role == "deterministic" and event_dim == value.ndim and _spans(plates, tuple(value.shape)):
+        event_dim = 0  # pyro.deterministic takes every dimension for an event unless told; plates know better
+    return Site(
+        name=msg["name"],
+        role=role,
+        shape=tuple(value.shape),
+        event_dim=event_dim,
+        plates=plates,
+        support=support,
+        discrete=discrete,
+        states=states,
+        improper=role == "latent" and handlers.is_improper(fn),
+        masked=not bool(mask_of(msg).all()),
+        scaled=not bool(torch.as_tensor(msg["scale"]).eq(1.0).all()),
+        distribution=type(handlers.base(fn)).__name__,
+        unconstrained_shape=unconstrained,
+        dtype=value.dtype,
+        drawn_shape=tuple(fn.batch_shape + fn.event_shape),
+        in_support=(role != "observed" and missing is None) or _in_support(fn, value, mask_of(msg)),
+        log_prob=log_prob,
+        impossible=handlers.impossible(fn, value, mask_of(msg)) if role == "observed" else 0,
+        score_error=error,
+        missing=missing,
+    )
+
+
+def _unconstrained_shape(support: Any, shape: torch.Size) -> tuple[int, ...]:
+    """The shape on the real line; of a support without a map from it, the site's own: it may yet be observed."""
+    try:
+        return tuple(biject_to(support).inverse_shape(shape))
+    except NotImplementedError:
+        return tuple(shape)
+
+
+def _spans(plates: tuple[Plate, ...], shape: tuple[int, ...]) -> bool:
+    return bool(plates) and all(-plate.dim <= len(shape) and shape[plate.dim] == plate.size for plate in plates)
+
+
+def _in_support(fn: Any, value: torch.Tensor, mask: torch.Tensor) -> bool:
+    try:
+        inside = fn.support.check(value)
+    except (NotImplementedError, RuntimeError, ValueError):  # no check for this support, or shapes that do not fit
+        return True
+    return bool((inside | ~mask).all())
+
+
+def _scored(msg: dict[str, Any], role: Role) -> tuple[float, str]:
+    """The log probability, or why it cannot be computed."""
+    if role not in ("observed", "latent"):
+        return 0.0, ""
+    try:
+        with Adapt(handlers.swaps_of({"site": msg})):
+            log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), mask=mask_of(msg))
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        return 0.0, str(error).strip().partition("\n")[0] or type(error).__name__
+    return float(torch.as_tensor(log_prob).sum()), ""
+
+
+def _count_states(fn: Any) -> int | None:
+    if not getattr(fn, "has_enumerate_support", False):
+        return None
+    try:
+        return int(fn.enumerate_support(expand=False).shape[0])
+    except NotImplementedError:  # torch: a product of supports, or supports of several sizes
+        return None
+
+
+def mask_of(msg: dict[str, Any]) -> torch.Tensor:
+    """Where the site counts: the mask of ``poutine.mask`` and that of ``.mask`` on its distribution."""
+    masks = [msg["mask"], getattr(msg["fn"], "_mask", None)]
+    found = torch.as_tensor(True)
+    for mask in masks:
+        found = found & torch.as_tensor(True if mask is None else mask)
+    return found
+
+
+def _program_error(program: Any, error: Exception) -> ProgramError:
+    """The error, with the innermost line of the user's program at which it arose."""
+    name = getattr(program, "__name__", type(program).__name__)
+    code = getattr(inspect.unwrap(program), "__code__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    here = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
+    where = f" at {here[-1].filename}:{here[-1].lineno}: {here[-1].line}" if here else ""
+    message = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    return ProgramError(f"program {name!r} raised {type(error).__name__}{where}: {message}")

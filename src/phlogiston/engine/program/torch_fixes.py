@@ -1,0 +1,105 @@
+"""Let programs written for one precision and for concrete numbers be traced as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from phlogiston.engine.program.handlers import Swaps
+
+
+class Adapt(TorchFunctionMode):
+    """Small repairs while a program runs.
+
+    float32 tensors that it captured meet float64 latents as in NumPy; ``table[z]`` with a scalar latent ``z`` and
+    ``one_hot`` do not ask for the latent's value, which a trace does not have; the Cholesky factor of a matrix
+    without one is NaN, so that a sampler rejects the point instead of ending there. Where the parameters of modules
+    are held at values, operations take these.
+    """
+
+    def __init__(self, swaps: Swaps | None = None) -> None:
+        super().__init__()
+        self._swaps = swaps
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._swaps:
+            args, kwargs = self._swaps(args), self._swaps(kwargs)
+        if func is torch.nn.functional.one_hot:
+            return _one_hot(*args, **kwargs)
+        if func is torch.Tensor.__getitem__ and any(_is_scalar_index(item) for item in _as_tuple(args[1])):
+            return func(*_selected(args[0], _as_tuple(args[1])))
+        if func in (torch.linalg.cholesky, torch.cholesky):
+            return _cholesky(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        if torch.get_default_dtype() == torch.float64 and not in_place and _mixes_precisions(args, kwargs):
+            args, kwargs = _double(args), _double(kwargs)
+        return func(*args, **kwargs)
+
+
+def _as_tuple(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
+
+
+def _is_scalar_index(item: Any) -> bool:
+    return isinstance(item, torch.Tensor) and item.ndim == 0 and item.dtype in (torch.int64, torch.int32, torch.uint8)
+
+
+def _selected(tensor: torch.Tensor, index: tuple[Any, ...]) -> tuple[torch.Tensor, tuple[Any, ...]]:
+    """The tensor narrowed at each scalar index, and the index with a plain 0 in its place."""
+    consumed = [_consumes(item) for item in index]
+    rest = tensor.ndim - sum(consumed)
+    dim, plain = 0, []
+    for item, size in zip(index, consumed, strict=True):
+        if _is_scalar_index(item):
+            tensor = tensor[(slice(None),) * dim + (item.reshape(1),)]
+            item = 0
+        plain.append(item)
+        dim += rest if item is Ellipsis else size
+    return tensor, tuple(plain)
+
+
+def _consumes(item: Any) -> int:
+    if item is None or item is Ellipsis or isinstance(item, bool):
+        return 0
+    return item.ndim if isinstance(item, torch.Tensor) and item.dtype == torch.bool else 1
+
+
+def _cholesky(matrix: torch.Tensor, upper: bool = False) -> torch.Tensor:
+    factor, info = torch.linalg.cholesky_ex(matrix, upper=upper)
+    return torch.where((info == 0)[..., None, None], factor, torch.nan)
+
+
+def _one_hot(tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
+    if num_classes < 0:
+        num_classes = int(tensor.max()) + 1
+    return (tensor.unsqueeze(-1) == torch.arange(num_classes)).long()
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def _mixes_precisions(args: Any, kwargs: Any) -> bool:
+    dtypes = {tensor.dtype for tensor in _tensors((args, kwargs))}
+    return torch.float32 in dtypes and torch.float64 in dtypes
+
+
+def _double(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.dtype == torch.float32 else value
+    if isinstance(value, dict):
+        return {key: _double(item) for key, item in value.items()}
+    if isinstance(value, list) or type(value) is tuple:
+        return type(value)(_double(item) for item in value)
+    return value

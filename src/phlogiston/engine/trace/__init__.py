@@ -1,0 +1,1 @@
+"""Readings of one draw recorded as graphs, mapped over many draws, compiled and kept."""

@@ -1,1 +1,0 @@
-"""Guides: families of approximate posteriors, as settings that build one for a model."""

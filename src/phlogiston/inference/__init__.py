@@ -1,0 +1,1 @@
+"""Methods that yield a posterior, and the choice among them."""

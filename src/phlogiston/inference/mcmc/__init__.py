@@ -1,0 +1,1 @@
+"""Markov chains: transition kernels, adaptation, and the blocks of chains that run them."""

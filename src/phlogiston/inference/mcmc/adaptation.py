@@ -1,0 +1,237 @@
+"""What warm-up learns from a block of chains together: the step size, and the scale of every direction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from phlogiston.engine.densities.chains import Scale
+
+Array = NDArray[Any]
+MassMatrix = Literal["auto", "diag", "dense", "low_rank"]
+Density = Callable[[Array], tuple[Array, Array]]  # positions [D, C] -> log density [C], gradient [D, C]
+_NEWTON, _SETTLING = 6, 3  # updates of the step size by whole steps; of these the average forgets so many
+_RANK = 16  # directions that a low-rank scale corrects at most
+DENSE = 50  # coordinates up to which every covariance is learnt by default: products with them cost little
+_NOTABLE = 2.0  # a direction is corrected if its variance is this many times too large, or too small
+
+
+@dataclass
+class StepSearch:
+    r"""Step size from acceptance rates by damped Newton steps.
+
+    Energy errors that are normal, with a spread that grows as :math:`\epsilon^2`, are accepted at the rate
+    :math:`a = 2 \Phi(-c \epsilon^2)`; the step that would be accepted at the rate wanted is then
+    :math:`\epsilon \sqrt{q(a^*) / q(a)}` with :math:`q(a) = \Phi^{-1}(1 - a / 2)`. The first updates go there; later
+    ones take the share :math:`t^{-1/2}` of its linear form, whose fixed point is the mean rate wanted, however noisy
+    the rates of few chains are. The rates of many chains average to little noise, under which dual averaging with
+    Stan's constants swings for long.
+
+    References:
+        Beskos, Pillai, Roberts, Sanz-Serna and Stuart (2013), Optimal tuning of the hybrid Monte Carlo algorithm,
+        https://arxiv.org/abs/1001.4460 (the acceptance rate); Polyak and Juditsky (1992) (averaging)
+    """
+
+    start: float
+    target: float
+    count: int = 0
+    log_step: float = 0.0
+    log_average: float = 0.0
+
+    @property
+    def step_size(self) -> float:
+        """To use next."""
+        return self.start * math.exp(self.log_step)
+
+    @property
+    def average(self) -> float:
+        """To keep when adaptation ends: the first steps are forgotten."""
+        return self.start * math.exp(self.log_average)
+
+    def update(self, acceptance: float) -> None:
+        """Learn from the mean acceptance rate of the transitions since the last update."""
+        self.count += 1
+        wanted = _spread(self.target)
+        if self.count <= _NEWTON:
+            way = 0.5 * math.log(wanted / _spread(min(max(acceptance, 0.02), 0.98)))
+        else:
+            slope = 4.0 * wanted * NormalDist().pdf(wanted)
+            way = min(max((acceptance - self.target) / slope, -1.0), 1.0)
+        self.log_step += self.count**-0.5 * way
+        weight = max(self.count - _SETTLING, 1) ** -0.75
+        self.log_average += weight * (self.log_step - self.log_average)
+
+
+def _spread(acceptance: float) -> float:
+    return NormalDist().inv_cdf(1.0 - 0.5 * acceptance)
+
+
+def reasonable_step(
+    density: Density, x: Array, value: Array, grad: Array, momentum: Array, step: float, target: float = 0.8
+) -> float:
+    """The step size, found by doubling or halving, at which one leapfrog of all chains is accepted as often as wanted.
+
+    Args:
+        density: of all chains.
+        x: positions ``[D, C]`` with finite ``value [C]`` and ``grad [D, C]``.
+        momentum: ``[D, C]``.
+        step: to begin with.
+        target: the acceptance rate.
+    """
+    before = value - 0.5 * np.square(momentum).sum(0)
+    factor = 0.0
+    for _ in range(60):
+        half = momentum + 0.5 * step * grad
+        new_value, new_grad = density(x + step * half)
+        with np.errstate(over="ignore", invalid="ignore"):
+            after = new_value - 0.5 * np.square(half + 0.5 * step * new_grad).sum(0)
+            accepted = float(np.nan_to_num(np.exp(np.minimum(after - before, 0.0)), nan=0.0).mean())
+        wanted = 2.0 if accepted > target else 0.5
+        if factor and wanted != factor:
+            break
+        factor = wanted
+        step *= factor
+    return step
+
+
+CROWD = 16  # chains that know enough of the scale after a few transitions
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of warm-up: transitions a chain, whether the scale is learnt at its end, and its largest trees."""
+
+    transitions: int
+    learns: bool
+    max_depth: int = 64
+
+
+def windows(num_warmup: int, num_chains: int) -> list[Window]:
+    """Windows each twice as long as the one before, after Stan; the last one tunes the step size for the final scale.
+
+    A first stretch finds the typical set; a crowd of chains has found it already (``CROWD``), and learns a scale from
+    few transitions.
+
+    Example:
+        >>> [w.transitions for w in windows(1000, 1)]
+        [75, 25, 50, 100, 200, 500, 50]
+        >>> [w.transitions for w in windows(120, 64)]
+        [16, 94, 10]
+    """
+    if num_warmup < 30:
+        return [Window(num_warmup, False)] if num_warmup else []
+    last = max(10, round(0.05 * num_warmup))
+    if num_chains >= CROWD:
+        first, size = [], 16
+    else:
+        first = [Window(max(5, round(0.075 * num_warmup)), num_chains > 1, 8)]
+        size = max(5, round(0.025 * num_warmup))
+    left = num_warmup - last - sum(window.transitions for window in first)
+    sizes = []
+    while left:
+        size = left if left < 3 * size else size
+        sizes.append(size)
+        left -= size
+        size *= 2
+    return [*first, *(Window(n, True, 8 + i) for i, n in enumerate(sizes)), Window(last, False)]
+
+
+def unit_scale(kind: MassMatrix, dim: int, dtype: torch.dtype) -> Scale:
+    """No scaling at all, of that kind; "auto" is dense for 2 to 50 coordinates."""
+    if kind == "dense" or (kind == "auto" and 1 < dim <= DENSE):
+        return (torch.eye(dim, dtype=dtype),)
+    ones = torch.ones(dim, dtype=dtype)
+    if kind in ("diag", "auto"):
+        return (ones,)
+    rank = min(_RANK, dim)
+    return (ones, torch.zeros(dim, rank, dtype=dtype), torch.zeros(rank, dtype=dtype))
+
+
+def named_scale(scale: Scale) -> dict[str, Array]:
+    """The scale as arrays of a block's state."""
+    return {f"scale_{i}": part.numpy() for i, part in enumerate(scale)}
+
+
+def scale_in(state: dict[str, Array]) -> Scale:
+    """The scale among the arrays of a block's state."""
+    return tuple(torch.from_numpy(state[name]) for name in sorted(state) if name.startswith("scale_"))
+
+
+def learnt_scale(draws: Array, grads: Array, scale: Scale) -> Scale:
+    r"""The scale under which the density would be closest to a standard normal.
+
+    The covariance that brings the draws' covariance :math:`\Sigma` and that of the gradients, :math:`\Lambda`
+    (for a normal the inverse), into one is their geometric mean, :math:`M \Lambda M = \Sigma`; it minimises the
+    Fisher divergence from a standard normal. Both are shrunk towards what the scale in use says of them.
+
+    Args:
+        draws: ``[n, D]``, unconstrained.
+        grads: ``[n, D]``, gradients of the log density there.
+        scale: in use, kept where the draws say nothing; the new one is of its kind.
+
+    References:
+        Seyboldt, Carlson and Carpenter (2026), Preconditioning Hamiltonian Monte Carlo by minimizing Fisher
+        divergence, https://arxiv.org/abs/2603.18845
+    """
+    finite = np.isfinite(draws).all(1) & np.isfinite(grads).all(1)
+    draws, grads = draws[finite].astype(np.float64), grads[finite].astype(np.float64)
+    if draws.shape[0] < 3:
+        return scale
+    spread, slope = draws.std(0), grads.std(0)
+    sd = np.sqrt(np.where(spread > 0.0, spread, 1.0) / np.where(slope > 0.0, slope, 1.0))
+    found: tuple[Array, ...] = (sd,)
+    if scale[0].ndim == 2:
+        found = (_dense((draws - draws.mean(0)) / sd, (grads - grads.mean(0)) * sd) * sd[:, None],)
+    if len(scale) == 3:
+        found = _low_rank((draws - draws.mean(0)) / sd, (grads - grads.mean(0)) * sd, sd, scale[2].shape[0])
+    if not all(np.isfinite(part).all() for part in found):
+        return scale
+    return tuple(torch.from_numpy(np.ascontiguousarray(part)).to(scale[0].dtype) for part in found)
+
+
+def _dense(centred: Array, slopes: Array) -> Array:
+    """A root of the geometric mean of what standardised draws and gradients say, both shrunk by their number."""
+    count, dim = centred.shape
+    identity, shrink = np.eye(dim), (dim + 2.0) / (count + dim + 2.0)
+    covariance, precision = (
+        (1.0 - shrink) * (sample.T @ sample) / count + shrink * identity for sample in (centred, slopes)
+    )
+    return np.asarray(np.linalg.cholesky(_geometric_mean(covariance, precision)))
+
+
+def _low_rank(centred: Array, slopes: Array, sd: Array, rank: int) -> tuple[Array, ...]:
+    """Diagonal, with the directions corrected in which standardised draws or gradients vary most."""
+    count, dim = centred.shape
+    picked = []
+    for sample in (centred, slopes):
+        _, singular, right = np.linalg.svd(sample / math.sqrt(count), full_matrices=False)
+        top = max(rank // 2, 1)
+        picked.append(right[:top][singular[:top] ** 2 > _NOTABLE])
+    basis = np.concatenate(picked)
+    vectors, extra = np.zeros((dim, rank)), np.zeros(rank)
+    if basis.size:
+        q, r = np.linalg.qr(basis.T)
+        q = q[:, np.abs(np.diag(r)) > 1e-8]
+        root = _dense(centred @ q, slopes @ q)
+        values, rotation = np.linalg.eigh(root @ root.T)
+        vectors[:, : q.shape[1]] = q @ rotation
+        extra[: q.shape[1]] = np.sqrt(values) - 1.0
+    return sd, vectors, extra
+
+
+def _geometric_mean(covariance: Array, precision: Array) -> Array:
+    """The matrix M with M precision M = covariance."""
+    root, back = _power(precision, 0.5), _power(precision, -0.5)
+    return np.asarray(back @ _power(root @ covariance @ root, 0.5) @ back)
+
+
+def _power(matrix: Array, exponent: float) -> Array:
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors * np.maximum(values, 1e-12) ** exponent) @ vectors.T)

@@ -1,0 +1,297 @@
+"""A block of chains under Hamiltonian Monte Carlo in step, with a trajectory length learnt from all of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from phlogiston.engine.densities.chains import ChainDensity, Scale, scaled_rows
+from phlogiston.engine.program.isolate import uncollected
+from phlogiston.inference.mcmc.adaptation import (
+    MassMatrix,
+    StepSearch,
+    named_scale,
+    reasonable_step,
+    scale_in,
+    unit_scale,
+)
+from phlogiston.inference.mcmc.blocks import Drawn, Report, State
+from phlogiston.inference.mcmc.nuts import NutsBlock
+from phlogiston.inference.mcmc.trees import DIVERGENCE, Z
+from phlogiston.inference.rng import Words, fill_normal, jit, streams, uniform
+
+Array = NDArray[Any]
+STATS = ("lp", "energy", "acceptance_rate", "diverging")
+MAX_STEPS = 1000
+_BY_TREES, _FEWEST_BY_TREES = 0.6, 30
+_QUARTER = 0.5 * math.pi  # of a period of a standard normal: from the mode to its edge
+_LEARNING_RATE, _DECAY = 0.1, 0.9
+
+
+@jit
+def draw_momenta(words: Words, momentum: Array) -> None:
+    """Standard normal ``momentum [D, C]``, a stream for each chain."""
+    row = np.empty(momentum.shape[0], momentum.dtype)
+    for c in range(momentum.shape[1]):
+        fill_normal(words[c], row)
+        momentum[:, c] = row
+
+
+@jit
+def kick_and_drift(x: Array, momentum: Array, grad: Array, kick: float, drift: float) -> None:
+    """``momentum += kick * grad``, ``x += drift * momentum``, all ``[D, C]``."""
+    for d in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            momentum[d, c] += kick * grad[d, c]
+            x[d, c] += drift * momentum[d, c]
+
+
+@jit
+def accept(
+    words: Words, old: Array, new: Array, momentum: Array, old_grad: Array, new_grad: Array, lp: Array, row: Array
+) -> None:
+    """Metropolis: take ``new`` for ``old`` chain by chain, or put ``old`` into ``new``.
+
+    Args:
+        words: random streams ``[C, 4]``.
+        old: positions ``[D, C]`` at the start; on return the chains' states.
+        new: positions at the end; unchanged.
+        momentum: at the end, ``[D, C]``.
+        old_grad: gradient at ``old``; on return that of the chains' states.
+        new_grad: gradient at ``new``.
+        lp: ``[3, C]``: log density at ``old`` (on return of the chains' states), at ``new``, energy at the start.
+        row: statistics ``[4, C]``, filled.
+    """
+    dim = old.shape[0]
+    for c in range(old.shape[1]):
+        kinetic = 0.0
+        for d in range(dim):
+            kinetic += 0.5 * momentum[d, c] * momentum[d, c]
+        energy = kinetic - lp[1, c]
+        error = energy - lp[2, c]
+        sound = -np.inf < error < DIVERGENCE  # neither does NaN pass
+        rate = min(1.0, np.exp(-error)) if sound else 0.0
+        taken = uniform(words[c]) < rate
+        if taken:
+            lp[0, c] = lp[1, c]
+            for d in range(dim):
+                old[d, c], old_grad[d, c] = new[d, c], new_grad[d, c]
+        row[0, c], row[1, c], row[2, c], row[3, c] = lp[0, c], energy if taken else lp[2, c], rate, not sound
+
+
+def halton(index: int) -> float:
+    """Element of the base-two Halton sequence in (0, 1), from index one."""
+    value, base = 0.0, 0.5
+    while index:
+        value += base * (index & 1)
+        index >>= 1
+        base *= 0.5
+    return value
+
+
+@dataclass
+class TrajectoryLength:
+    r"""Trajectory length by stochastic gradient ascent on the ChEES criterion.
+
+    The criterion is the expected squared change of the squared distance from the mean,
+    :math:`\frac14 E[(\lVert x' - m' \rVert^2 - \lVert x - m \rVert^2)^2]`, a proxy for the decay of the
+    autocorrelation of squares. Steps are Adam's on :math:`\log T`, weighed by acceptance.
+
+    References:
+        Hoffman, Radul and Sountsov (2021), An adaptive-MCMC scheme for setting trajectory lengths in Hamiltonian Monte
+        Carlo, https://proceedings.mlr.press/v130/hoffman21a.html
+    """
+
+    log_length: float
+    count: int = 0
+    square: float = 0.0
+    log_average: float = 0.0
+
+    def update(self, old: Array, new: Array, momentum: Array, rate: Array, jitter: float) -> None:
+        """Learn from one transition of all chains: positions ``[D, C]`` at both ends, momentum at the end, ``[C]``."""
+        weight = rate / max(float(rate.sum()), 1e-12)
+        sound = rate > 0.0
+        if sound.sum() < 2:
+            return
+        before = np.square(old - old.mean(1, keepdims=True)).sum(0)
+        ended = np.where(sound, new, 0.0)
+        from_mean = ended - (ended * weight).sum(1, keepdims=True)
+        change = np.square(from_mean).sum(0) - before
+        slope = jitter * float((weight * change * (from_mean * np.where(sound, momentum, 0.0)).sum(0))[sound].sum())
+        self.count += 1
+        self.square = _DECAY * self.square + (1.0 - _DECAY) * slope * slope
+        corrected = math.sqrt(self.square / (1.0 - _DECAY**self.count)) + 1e-30
+        self.log_length += _LEARNING_RATE * min(max(slope / corrected, -3.0), 3.0) / math.sqrt(1.0 + self.count / 20.0)
+        self.log_length = min(max(self.log_length, math.log(0.1)), math.log(100.0))
+        self.log_average += self.count**-0.5 * (self.log_length - self.log_average)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HmcBlock:
+    """The sampler's settings. ``length`` is a time in standardised units (None: learnt), ``num_steps`` overrides it."""
+
+    num_warmup: int
+    target_accept_prob: float
+    step_size: float
+    mass_matrix: MassMatrix
+    length: float | None
+    num_steps: int | None
+    jitter: float
+
+    def unit(self, dim: int, dtype: torch.dtype) -> Scale:
+        """The scale that changes nothing."""
+        return unit_scale(self.mass_matrix, dim, dtype)
+
+    def begin(self, density: ChainDensity, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
+        """Chains at ``starts [C, D]``, not warmed up yet."""
+        length = _QUARTER * (1.0 + self.jitter) if self.length is None else self.length
+        return {
+            "x": np.ascontiguousarray(starts.numpy().T),
+            "words": streams(seeds),
+            "step_size": np.asarray(self.step_size),
+            "length": np.asarray(length),
+            "transitions": np.asarray(0),
+            **named_scale(self.unit(starts.shape[1], starts.dtype)),
+        }
+
+    def warm_up(self, density: ChainDensity, state: State, report: Report) -> None:
+        """Bring the chains to the typical set; learn step size, scale and trajectory length; in place.
+
+        Trees find their length by themselves, so they do the first part, and learn the scale.
+        """
+        by_trees = round(_BY_TREES * self.num_warmup)
+        if by_trees >= _FEWEST_BY_TREES:
+            trees = NutsBlock(
+                num_warmup=by_trees,
+                target_accept_prob=self.target_accept_prob,
+                max_tree_depth=10,
+                step_size=self.step_size,
+                mass_matrix=self.mass_matrix,
+            )
+            grown = trees.continued(state["x"], state["words"])
+            trees.warm_up(density, grown, report)
+            state.update({name: value for name, value in grown.items() if name in state and name != "x"})
+            state["x"] = np.ascontiguousarray(grown["vectors"][:, Z].T)
+        run = _Run(self, density, state)
+        with uncollected():  # the first call loads machine code
+            run.restart(search=self.num_warmup > 0)
+        self._tune(run, self.num_warmup - by_trees, report)
+
+    def _tune(self, run: _Run, transitions: int, report: Report) -> None:
+        search = StepSearch(run.step_size, self.target_accept_prob)
+        length = TrajectoryLength(math.log(run.length))
+        for _ in range(transitions):
+            before, share = run.x.copy(), run.share()
+            row = run.transition()
+            if self.length is None:
+                length.update(before, run.moved, run.momentum, row[2], share)
+                run.length = math.exp(length.log_length)
+            search.update(float(np.mean(row[2])))
+            run.step_size = search.step_size
+            report(run.chains, run.step_size, int(row[3].sum()))
+        if transitions:
+            run.step_size = search.average
+        if length.count:
+            run.length = math.exp(length.log_average)
+
+    def sample(self, density: ChainDensity, state: State, num_samples: int, report: Report) -> Drawn:
+        """So many draws of every chain; in place, so that the next call goes on where this one ended."""
+        run = _Run(self, density, state)
+        run.restart(search=False)
+        draws = np.empty((num_samples, *run.x.shape), run.x.dtype)
+        stats = np.zeros((num_samples, len(STATS), run.chains))
+        steps, done, interrupted = np.zeros(num_samples, np.int64), 0, False
+        try:
+            for i in range(num_samples):
+                stats[i] = run.transition()
+                draws[i], steps[i] = run.x, run.steps
+                done += 1
+                report(run.chains, run.step_size, int(stats[i, 3].sum()))
+        except KeyboardInterrupt:
+            interrupted = True
+        rows = torch.from_numpy(np.moveaxis(draws, 2, 0).reshape(-1, run.x.shape[0]))
+        u = scaled_rows(rows, run.scale).reshape(run.chains, num_samples, -1)
+        named = {name: np.ascontiguousarray(stats[:, k].T) for k, name in enumerate(STATS)}
+        named["diverging"] = named["diverging"].astype(bool)
+        named["n_steps"] = np.tile(steps, (run.chains, 1))
+        named["step_size"] = np.full((run.chains, num_samples), run.step_size)
+        return Drawn(u, named, np.full(run.chains, done), interrupted)
+
+
+class _Run:
+    """A block's state at work; its arrays are changed in place."""
+
+    def __init__(self, sampler: HmcBlock, density: ChainDensity, state: State) -> None:
+        self._sampler, self._density, self._state = sampler, density, state
+        self.x, self.words = state["x"], state["words"]
+        self.chains = self.x.shape[1]
+        self.steps = 0
+        self.moved, self.momentum = np.empty_like(self.x), np.empty_like(self.x)
+        self.scale = scale_in(state)
+        self._lp = np.empty((3, self.chains))
+
+    @property
+    def scale(self) -> Scale:
+        return self._scale
+
+    @scale.setter
+    def scale(self, scale: Scale) -> None:
+        self._scale = scale
+        self._state.update(named_scale(scale))
+
+    @property
+    def step_size(self) -> float:
+        return float(self._state["step_size"])
+
+    @step_size.setter
+    def step_size(self, value: float) -> None:
+        self._state["step_size"] = np.asarray(value)
+
+    @property
+    def length(self) -> float:
+        return float(self._state["length"])
+
+    @length.setter
+    def length(self, value: float) -> None:
+        self._state["length"] = np.asarray(value)
+
+    def share(self) -> float:
+        """The part of the trajectory length that the next transition takes."""
+        return 1.0 - self._sampler.jitter * halton(int(self._state["transitions"]) + 1)
+
+    def _at(self, x: Array) -> tuple[Array, Array]:
+        value, grad = self._density.evaluate(torch.from_numpy(np.ascontiguousarray(x)), *self._scale)
+        return value.numpy(), grad.numpy()
+
+    def restart(self, *, search: bool) -> None:
+        """Evaluate density and gradient at the chains' points; where wanted look for a step size."""
+        value, grad = self._at(self.x)
+        self._lp[0], self.grad = value, grad.copy()
+        if search:
+            draw_momenta(self.words, self.momentum)
+            self.step_size = reasonable_step(self._at, self.x, value, grad, self.momentum, self.step_size)
+
+    def transition(self) -> Array:
+        """One trajectory of every chain; statistics ``[len(STATS), C]``."""
+        eps, share = self.step_size, self.share()
+        self._state["transitions"] = self._state["transitions"] + 1
+        wanted = self._sampler.num_steps or math.ceil(share * self.length / eps)
+        self.steps = min(max(wanted, 1), MAX_STEPS)
+        draw_momenta(self.words, self.momentum)
+        self.moved[:] = self.x
+        self._lp[2] = 0.5 * np.square(self.momentum).sum(0) - self._lp[0]
+        front, grad, kick = torch.from_numpy(self.moved), self.grad, 0.5 * eps
+        for _ in range(self.steps):
+            kick_and_drift(self.moved, self.momentum, grad, kick, eps)
+            value, new = self._density.evaluate(front, *self._scale)
+            grad, kick = new.numpy(), eps
+        kick_and_drift(self.moved, self.momentum, grad, 0.5 * eps, 0.0)
+        self._lp[1] = value.numpy()
+        row = np.empty((len(STATS), self.chains))
+        accept(self.words, self.x, self.moved, self.momentum, self.grad, grad, self._lp, row)
+        return row

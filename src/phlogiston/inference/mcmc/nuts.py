@@ -1,0 +1,238 @@
+"""A block of chains under the No-U-Turn sampler: warm-up learnt together, then every chain on its own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from phlogiston.engine.densities.chains import ChainDensity, Scale, scaled, scaled_rows, unscaled, unscaled_back
+from phlogiston.engine.program.isolate import uncollected
+from phlogiston.inference.mcmc.adaptation import (
+    CROWD,
+    MassMatrix,
+    StepSearch,
+    Window,
+    learnt_scale,
+    named_scale,
+    reasonable_step,
+    scale_in,
+    unit_scale,
+    windows,
+)
+from phlogiston.inference.mcmc.blocks import Drawn, Report, State
+from phlogiston.inference.mcmc.precompile import Wait
+from phlogiston.inference.mcmc.trees import (
+    CAUTION,
+    COUNT,
+    FILLED,
+    LP,
+    STATS,
+    TROUBLE,
+    Trees,
+    Z,
+    advance,
+    new_trees,
+    place,
+)
+from phlogiston.inference.rng import Words, fill_normals, streams
+
+Array = NDArray[Any]
+_APPROACH = 0.5  # of warm-up at most, to find the typical set
+_INTEGER, _BOOLEAN = ("n_steps", "tree_depth"), ("diverging", "reached_max_treedepth")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NutsBlock:
+    """The sampler's settings, in the library's names.
+
+    ``relocates``: whether warm-up may put chains that are lost on others, which must then have the same density.
+    ``ready``: waits until the trees' machine code is there, if another process compiles it.
+    """
+
+    num_warmup: int
+    target_accept_prob: float
+    max_tree_depth: int
+    step_size: float
+    mass_matrix: MassMatrix
+    relocates: bool = True
+    ready: Wait | None = None
+
+    def unit(self, dim: int, dtype: torch.dtype) -> Scale:
+        """The scale that changes nothing."""
+        return unit_scale(self.mass_matrix, dim, dtype)
+
+    def begin(self, density: ChainDensity, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
+        """Chains at ``starts [C, D]``, not warmed up yet."""
+        return self.continued(starts.numpy().T, streams(seeds))
+
+    def continued(self, x: Array, words: Words) -> State:
+        """Chains at ``x [D, C]`` whose random streams have been used by another sampler."""
+        trees = new_trees(words, x.shape[0], self.max_tree_depth, x.dtype)
+        trees.front[:] = x
+        unit = self.unit(x.shape[0], torch.from_numpy(x).dtype)
+        return {
+            **trees._asdict(),
+            **named_scale(unit),
+            "step_size": np.asarray(self.step_size),
+            "relocated": np.asarray(0),
+        }
+
+    def warm_up(self, density: ChainDensity, state: State, report: Report) -> None:
+        """Bring the chains to the typical set and learn step size and scale from all of them; in place."""
+        run = _Run(density, state)
+        if self.ready is not None:
+            self.ready()
+        with uncollected():  # the first call loads machine code
+            run.restart(search=self.num_warmup > 0)
+        approached = self._approach(run, report) if run.chains >= CROWD else 0
+        for window in windows(self.num_warmup - approached, run.chains):
+            self._warm_up_window(run, window, report)
+            run.restart(search=window.learns)
+
+    def _approach(self, run: _Run, report: Report) -> int:
+        """Very short windows, each with a new scale and larger trees, until the density no longer rises.
+
+        Returns the transitions that this took.
+        """
+        taken, before, depth = 0, -math.inf, 5
+        while taken < _APPROACH * self.num_warmup - 8:
+            window = Window(8 if taken else 4, True, depth)
+            self._warm_up_window(run, window, report)
+            run.restart(search=True)
+            taken, depth = taken + window.transitions, depth + 1
+            now = float(np.median(run.trees.reals[:, LP]))
+            if taken > 4 and now - before < 1.0 + math.sqrt(0.5 * run.trees.front.shape[0]):
+                break
+            before = now
+        return taken
+
+    def _warm_up_window(self, run: _Run, window: Window, report: Report) -> None:
+        rows, trees, depth = 2 * window.transitions, run.trees, min(window.max_depth, self.max_tree_depth)
+        draws, stats = run.rows(rows)
+        grads = np.empty_like(draws)
+        search = StepSearch(run.step_size, self.target_accept_prob)
+        done, ended, heard, accepted, diverged, wanted = 0, 0, 0, 0.0, 0, window.transitions * run.chains
+        while done < wanted:
+            n, usual, rate, bad = advance(trees, *run.evaluate(), search.step_size, depth, draws, stats, grads)
+            ended, heard, accepted, diverged = ended + n, heard + usual, accepted + rate, diverged + bad
+            # One update a round, when all have been heard: those that finish first are those that fared badly.
+            if ended >= run.chains and (done or trees.ints[:, COUNT].min() > 0):
+                search.update(accepted / heard if heard else 0.0)
+                report(min(ended, wanted - done), search.step_size, diverged)
+                done, ended, heard, accepted, diverged = done + ended, 0, 0, 0.0, 0
+        run.step_size = search.average
+        lost = run.relocate() if window.learns and self.relocates else np.empty(0, int)
+        at = scaled(torch.from_numpy(trees.vectors[:, Z].T), run.scale)
+        if window.learns:
+            count = trees.ints[:, FILLED, None]
+            filled = (np.arange(rows) < count) & (np.arange(rows) >= count // 3)  # not the way to where they are
+            filled[lost] = False
+            seen = scaled(torch.from_numpy(draws[filled].T), run.scale).mT.numpy()
+            slopes = unscaled_back(torch.from_numpy(grads[filled].T), run.scale).mT.numpy()
+            run.scale = learnt_scale(seen, slopes, run.scale)
+        trees.front[:] = unscaled(at, run.scale).numpy()
+
+    def sample(self, density: ChainDensity, state: State, num_samples: int, report: Report) -> Drawn:
+        """So many draws of every chain; in place, so that the next call goes on where this one ended."""
+        run = _Run(density, state)
+        draws, stats = run.rows(num_samples)
+        run.trees.ints[:, FILLED] = 0
+        interrupted = _fill(run, self.max_tree_depth, draws, stats, report)
+        u = scaled_rows(torch.from_numpy(draws.reshape(-1, draws.shape[-1])), run.scale)
+        named = {name: _typed(name, stats[:, :, i]) for i, name in enumerate(STATS)}
+        return Drawn(u.reshape(draws.shape), named, run.trees.ints[:, FILLED].copy(), interrupted)
+
+
+def _fill(run: _Run, depth: int, draws: Array, stats: Array, report: Report) -> bool:
+    """Sample until every row is filled, or until Ctrl-C (True)."""
+    no_grads = np.empty((run.chains, 0, draws.shape[-1]), draws.dtype)
+    done, since, diverged, wanted = 0, 0, 0, draws.shape[0] * draws.shape[1]
+    try:
+        while done < wanted:
+            ended, _, _, bad = advance(run.trees, *run.evaluate(), run.step_size, depth, draws, stats, no_grads)
+            done, since, diverged = done + ended, since + ended, diverged + bad
+            if since >= 10 * run.chains or done == wanted:
+                report(since, run.step_size, diverged)
+                since = diverged = 0
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def _typed(name: str, values: Array) -> Array:
+    return values.astype(np.int64) if name in _INTEGER else values.astype(bool) if name in _BOOLEAN else values
+
+
+class _Run:
+    """A block's state at work: its arrays under the names that the tree code knows, changed in place."""
+
+    def __init__(self, density: ChainDensity, state: State) -> None:
+        self._density, self._state = density, state
+        self.trees = Trees(*(state[name] for name in Trees._fields))
+        self._front = torch.from_numpy(self.trees.front)
+        self.chains = self.trees.ints.shape[0]
+        self.scale = scale_in(state)
+
+    @property
+    def scale(self) -> Scale:
+        return self._scale
+
+    @scale.setter
+    def scale(self, scale: Scale) -> None:
+        self._scale = scale
+        self._state.update(named_scale(scale))
+
+    @property
+    def step_size(self) -> float:
+        return float(self._state["step_size"])
+
+    @step_size.setter
+    def step_size(self, value: float) -> None:
+        self._state["step_size"] = np.asarray(value)
+
+    def rows(self, count: int) -> tuple[Array, Array]:
+        """Room for so many draws of each chain, and for their statistics."""
+        dim, dtype = self.trees.front.shape[0], self.trees.front.dtype
+        return np.empty((self.chains, count, dim), dtype), np.zeros((self.chains, count, len(STATS)))
+
+    def evaluate(self) -> tuple[Array, Array]:
+        value, grad = self._density.evaluate(self._front, *self._scale)
+        return value.numpy(), grad.numpy()
+
+    def _at(self, x: Array) -> tuple[Array, Array]:
+        value, grad = self._density.evaluate(torch.from_numpy(np.ascontiguousarray(x)), *self._scale)
+        return value.numpy(), grad.numpy()
+
+    def relocate(self) -> Array:
+        """Put chains that are lost on others; which these were.
+
+        A chain is lost at a density so far below that of the others that a region a hundred times as wide in every
+        direction would hold next to nothing of the posterior, or at one far below where it has to go in smaller steps
+        than the others: in a region both narrower and lower.
+        """
+        lp, dim = self.trees.reals[:, LP], self.trees.front.shape[0]
+        below = np.median(lp) - lp
+        low = below > 20.0 + dim
+        hopeless = below > 20.0 + dim * (1.0 + math.log(100.0))
+        lost = np.flatnonzero(hopeless | (low & (self.trees.reals[:, CAUTION] < 1.0)))
+        sound = np.flatnonzero(~low)
+        if not lost.size or sound.size < CROWD // 2:
+            return np.empty(0, int)
+        self.trees.vectors[lost, Z] = self.trees.vectors[sound[np.arange(lost.size) % sound.size], Z]
+        self.trees.reals[lost, TROUBLE] = 0.0
+        self._state["relocated"] = self._state["relocated"] + lost.size
+        return lost
+
+    def restart(self, *, search: bool) -> None:
+        """Begin new transitions from the points at ``front``; where wanted look for a step size first."""
+        value, grad = self.evaluate()
+        if search:
+            momentum = np.empty(self.trees.front.T.shape, self.trees.front.dtype)
+            fill_normals(self.trees.words, momentum)
+            self.step_size = reasonable_step(self._at, self.trees.front.copy(), value, grad, momentum.T, self.step_size)
+        place(self.trees, value, grad, self.step_size)

@@ -1,0 +1,205 @@
+"""What every method that runs chains has in common: blocks, continuing, and the posterior from the draws."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from phlogiston.engine.densities.target import Target
+from phlogiston.engine.trace.batched import Tier
+from phlogiston.errors import SettingError, problem
+from phlogiston.inference import registry
+from phlogiston.inference.improper import refuse_improper
+from phlogiston.inference.mcmc.blocks import (
+    Result,
+    Sampler,
+    Setup,
+    State,
+    Task,
+    equal_lengths,
+    on_the_continuum,
+    run_blocks,
+    seeds_of,
+)
+from phlogiston.inference.method import require
+from phlogiston.model.model import Model
+from phlogiston.posterior.compatibility import mismatch
+from phlogiston.posterior.posterior import Posterior
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+# Target, draws [C, n, D] and the latents drawn before, with the seed of what is drawn now -> latents, deterministics.
+ToValues = Callable[[Target, torch.Tensor, np.random.SeedSequence, Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
+
+
+def to_values(
+    target: Target, u: torch.Tensor, seed: np.random.SeedSequence, before: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """``u [C, n, D]`` -> every latent and deterministic, after those drawn before; discrete latents recovered.
+
+    Discrete latents are drawn from their exact conditional for all draws anew, so a run in two parts gives what one
+    run gives.
+    """
+    values = target.constrain(u)
+    values = {name: torch.cat([before[name], value], 1) if before else value for name, value in values.items()}
+    if not target.structure.discrete:
+        return values
+    chains, n = next(iter(values.values())).shape[:2]
+    flat = {site.name: values[site.name].flatten(0, 1) for site in target.structure.continuous}
+    found = target.recover_discretes(flat, seed)
+    return {name: value.reshape(chains, n, *value.shape[1:]) for name, value in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How chains are run, whatever advances them.
+
+    ``setup`` and ``to_values`` differ from the defaults where the state of a chain is not a point on the continuum.
+    """
+
+    num_samples: int
+    num_chains: int
+    chains_per_block: int
+    initial: Any
+    engine: Tier
+    dtype: str
+    steps_per_draw: int
+    setup: Setup = on_the_continuum
+    to_values: ToValues = to_values
+
+
+def run_chains(
+    method: Any,
+    model: Model,
+    sampler: Sampler,
+    plan: Plan,
+    *,
+    seed: int | None,
+    progress: bool,
+    executor: Executor | None,
+    resume_from: Posterior | None,
+) -> Posterior:
+    """Run (or go on with) all chains in blocks and make a posterior of their draws."""
+    began = time.perf_counter()
+    model, name = require(method, model), registry.name_of(method)
+    states = None if resume_from is None else _states(model, resume_from, name, plan)
+    if resume_from is not None:
+        seed = resume_from.seed
+    chain_seeds, (starting, recovering) = seeds_of(seed, plan.num_chains)
+    engine = plan.engine
+    if resume_from is not None and engine == "auto":  # machine code rounds otherwise than the graph
+        engine = cast(Tier, resume_from.engine.split()[0])
+    target = model.target(plan.engine, DTYPES[plan.dtype])
+    if resume_from is None and plan.setup is on_the_continuum:
+        refuse_improper(model, target, starting)
+    tasks = _tasks(model, sampler, plan, chain_seeds, starting, states, engine)
+    results = equal_lengths(run_blocks(tasks, executor, label=name, progress=progress))
+    u = torch.cat([result.drawn.u for result in results])
+    stats = {
+        key: torch.from_numpy(np.concatenate([result.drawn.stats[key] for result in results]))
+        for key in results[0].drawn.stats
+    }
+    if resume_from is not None:
+        stats = {key: torch.cat([resume_from.stats[key].to(value.dtype), value], 1) for key, value in stats.items()}
+    return Posterior(
+        draws=plan.to_values(target, u, recovering, {} if resume_from is None else resume_from.draws),
+        stats=stats,
+        is_chain=True,
+        figures=_figures(stats, results),
+        method=name,
+        model=model,
+        seed=seed,
+        seconds=time.perf_counter() - began + (0.0 if resume_from is None else resume_from.seconds),
+        engine=results[0].engine,
+        interrupted=any(result.drawn.interrupted for result in results) or len(results) < len(tasks),
+        state={f"{i}/{key}": array for i, result in enumerate(results) for key, array in result.state.items()},
+    )
+
+
+def _tasks(
+    model: Model,
+    sampler: Sampler,
+    plan: Plan,
+    seeds: list[np.random.SeedSequence],
+    starting: np.random.SeedSequence,
+    states: list[State] | None,
+    engine: Tier,
+) -> list[Task]:
+    if isinstance(plan.initial, Mapping) and plan.num_chains > plan.chains_per_block:
+        raise SettingError(
+            problem(
+                "initial", found="values for several blocks", expected="one block", fix="chains_per_block=num_chains"
+            )
+        )
+    calls = (sampler.num_warmup + plan.num_samples) * plan.steps_per_draw
+    firsts = range(0, plan.num_chains, plan.chains_per_block)
+    return [
+        Task(
+            model=model,
+            sampler=sampler,
+            engine=engine,
+            dtype=DTYPES[plan.dtype],
+            first_chain=first,
+            chains=len(seeds[first : first + plan.chains_per_block]),
+            seed=np.random.SeedSequence(starting.entropy, spawn_key=(*starting.spawn_key, first)),
+            seeds=tuple(seeds[first : first + plan.chains_per_block]),
+            start=plan.initial,
+            num_samples=plan.num_samples,
+            calls=calls,
+            state=None if states is None else states[i],
+            setup=plan.setup,
+        )
+        for i, first in enumerate(firsts)
+    ]
+
+
+def _figures(stats: Mapping[str, torch.Tensor], results: list[Result]) -> dict[str, float]:
+    figures = {"acceptance_rate": float(stats["acceptance_rate"].mean())}
+    if "n_steps" in stats:
+        figures["gradients"] = float(stats["n_steps"].sum())
+    relocated = sum(int(result.state.get("relocated", np.asarray(0))) for result in results)
+    if relocated:
+        figures["relocated_chains"] = float(relocated)
+    for key in results[0].seconds:
+        figures[key] = sum(result.seconds[key] for result in results)
+    return figures
+
+
+def _states(model: Model, given: Any, name: str, plan: Plan) -> list[State]:
+    """The blocks' states in an earlier posterior.
+
+    Raises:
+        SettingError: it is another method's or another model's, has other chains, or cannot be gone on with.
+    """
+    if not isinstance(given, Posterior):
+        fix = "resume_from=ph.load(path, model=model)"
+        raise SettingError(problem("resume_from", found=repr(given), expected="a posterior", fix=fix))
+    posterior = given
+    if posterior.method != name or not posterior.state:
+        raise SettingError(
+            problem("resume_from", found=repr(posterior), expected=f"a posterior of {name!r} with its state")
+        )
+    if difference := mismatch(model, posterior, "resume_from"):
+        expected = f"a posterior of {model.name!r} given the same data"
+        raise SettingError(problem("resume_from", found=difference, expected=expected))
+    blocks: dict[int, State] = {}
+    for key, array in posterior.state.items():
+        block, field = key.split("/", 1)
+        blocks.setdefault(int(block), {})[field] = np.array(array)
+    found, wanted = sum(state["words"].shape[0] for state in blocks.values()), plan.num_chains
+    if found != wanted or blocks[0]["words"].shape[0] != min(wanted, plan.chains_per_block):
+        raise SettingError(
+            problem(
+                "resume_from",
+                found=f"{found} chains in {len(blocks)} blocks",
+                expected=f"{wanted} chains in blocks of {plan.chains_per_block}",
+            )
+        )
+    return [blocks[i] for i in sorted(blocks)]

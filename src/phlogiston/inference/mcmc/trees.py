@@ -1,0 +1,307 @@
+"""One leapfrog of the No-U-Turn sampler for every chain, each at its own place in its own tree.
+
+Chains never wait for each other: a chain whose tree is complete emits its draw and begins the next transition
+in the same call. Coordinates are standardised, so the mass matrix is the identity; what scales them is in the
+gradient (``engine.chains``).
+
+The tree is the iterative one of Phan, Pradhan and Jankowiak (2019, https://arxiv.org/abs/1912.11554) with the
+multinomial weights and the generalised U-turn criterion of Betancourt (2017, https://arxiv.org/abs/1701.02434),
+its sum of momenta taken by the trapezoid rule, and the checks across the two halves of a doubled tree that Stan
+added in 2.21. Chains as state machines: Dance, Glaser, Orbanz and Adams (2025, https://arxiv.org/abs/2503.17405).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phlogiston.inference.rng import Words, fill_normal, inlined, jit, uniform
+
+Array = NDArray[Any]
+DIVERGENCE = 1000.0  # an energy error beyond which a trajectory has left the typical set (Stan's limit)
+
+# Rows of Trees.vectors, each [D].
+X, P, G = 0, 1, 2  # the moving end: position, momentum, gradient
+Z, Z_G = 3, 4  # the state proposed by the tree so far, and its gradient
+S_Z, S_G = 5, 6  # the same of the subtree that is growing
+L_X, L_P, L_G, R_X, R_P, R_G = 7, 8, 9, 10, 11, 12  # the two ends of the tree
+SUM, S_SUM = 13, 14  # sums of momenta
+S_FIRST = 15  # the first momentum of the subtree
+VECTORS = 16
+
+# Columns of Trees.reals and Trees.ints.
+H_0, LOG_W, S_LOG_W, LP, S_LP, ENERGY, S_ENERGY, ACCEPT, EPS, CAUTION, TROUBLE = range(11)
+REALS = 11
+DIRECTION, DEPTH, LEAF, N_STEPS, COUNT, FILLED = range(6)
+INTS = 6
+# A chain that warm-up finds where the step of the others is refused goes on in smaller steps of its own. If it needed
+# them for most of the last transitions (``TROUBLE``, their share, averaged), it keeps them: it would not move any more.
+_LOST, _MORE_CAUTION, _MOSTLY, _MEMORY = 0.2, 0.25, 0.5, 0.95
+
+# Columns of the statistics of a draw.
+STATS = ("lp", "energy", "acceptance_rate", "n_steps", "tree_depth", "diverging", "step_size", "reached_max_treedepth")
+_LP, _ENERGY, _ACCEPT, _N_STEPS, _DEPTH, _DIVERGING, _STEP_SIZE, _REACHED = range(len(STATS))
+
+
+class Trees(NamedTuple):
+    """Everything that C chains in D dimensions carry from one leapfrog to the next.
+
+    ``vectors [C, VECTORS, D]``, ``checks [C, 2, max_depth, D]`` (momenta and sums at the leaves that later leaves
+    are compared with), ``reals [C, REALS]``, ``ints [C, INTS]``, ``words [C, 4]`` (random streams) and ``front
+    [D, C]``, the points at which the gradient is wanted next.
+    """
+
+    vectors: Array
+    checks: Array
+    reals: Array
+    ints: NDArray[np.int64]
+    words: Words
+    front: Array
+
+
+def new_trees(words: Words, dim: int, max_depth: int, dtype: Any) -> Trees:
+    """Chains without a position yet, each with its random stream, ``[C, 4]``."""
+    chains = words.shape[0]
+    reals = np.zeros((chains, REALS))
+    reals[:, CAUTION] = 1.0
+    return Trees(
+        np.zeros((chains, VECTORS, dim), dtype),
+        np.zeros((chains, 2, max_depth, dim), dtype),
+        reals,
+        np.zeros((chains, INTS), np.int64),
+        words,
+        np.zeros((dim, chains), dtype),
+    )
+
+
+@inlined
+def _begin_transition(v: Array, r: Array, n: Array, words: Words, step_size: float) -> None:
+    fill_normal(words, v[P])
+    kinetic = 0.0
+    for d in range(v.shape[1]):
+        p = v[P, d]
+        kinetic += 0.5 * p * p
+        v[SUM, d] = v[L_P, d] = v[R_P, d] = p
+        v[L_X, d] = v[R_X, d] = v[Z, d]
+        v[L_G, d] = v[R_G, d] = v[Z_G, d]
+    r[H_0] = r[ENERGY] = kinetic - r[LP]
+    r[LOG_W], r[ACCEPT], r[EPS] = 0.0, 0.0, step_size
+    n[DEPTH], n[N_STEPS] = 0, 0
+
+
+@inlined
+def _begin_subtree(v: Array, r: Array, n: Array, words: Words) -> None:
+    forward = uniform(words) < 0.5
+    n[DIRECTION] = 1 if forward else -1
+    n[LEAF] = 0
+    r[S_LOG_W] = -np.inf
+    end = R_X if forward else L_X
+    for d in range(v.shape[1]):
+        v[X, d], v[P, d], v[G, d] = v[end, d], v[end + 1, d], v[end + 2, d]
+        v[S_SUM, d] = 0.0
+
+
+@inlined
+def _half_step(v: Array, r: Array, n: Array) -> None:
+    """Half a kick and the whole drift; the other half of the kick comes with the gradient."""
+    eps = r[EPS] * n[DIRECTION]
+    for d in range(v.shape[1]):
+        v[P, d] += 0.5 * eps * v[G, d]
+        v[X, d] += eps * v[P, d]
+
+
+@inlined
+def _add_leaf(v: Array, r: Array, n: Array, words: Words, value: float) -> bool:
+    """Complete the leapfrog, weigh the new state and take it as the subtree's proposal or not; True if it diverged."""
+    eps = r[EPS] * n[DIRECTION]
+    kinetic = 0.0
+    for d in range(v.shape[1]):
+        p = v[P, d] + 0.5 * eps * v[G, d]
+        v[P, d] = p
+        v[S_SUM, d] += p
+        kinetic += 0.5 * p * p
+    energy = kinetic - value
+    error = energy - r[H_0]
+    n[N_STEPS] += 1
+    sound = -np.inf < error < DIVERGENCE  # neither does NaN pass
+    if sound:
+        r[ACCEPT] += min(1.0, np.exp(-error))
+        before = r[S_LOG_W]
+        total = max(before, -error) + np.log1p(np.exp(-abs(before + error)))
+        r[S_LOG_W] = total
+        if n[LEAF] == 0:
+            for d in range(v.shape[1]):
+                v[S_FIRST, d] = v[P, d]
+        if n[LEAF] == 0 or np.log(uniform(words)) < -error - total:
+            for d in range(v.shape[1]):
+                v[S_Z, d], v[S_G, d] = v[X, d], v[G, d]
+            r[S_LP], r[S_ENERGY] = value, energy
+    return not sound
+
+
+@inlined
+def _leaf_turns(v: Array, checks: Array, n: Array) -> bool:
+    """Compare the newest leaf with the first leaf of each balanced subtree that it completes."""
+    leaf, dim = n[LEAF], v.shape[1]
+    slot, rest, turning = 0, leaf >> 1, False
+    while rest:
+        slot += rest & 1
+        rest >>= 1
+    if leaf % 2 == 0:
+        if leaf + 1 < 1 << n[DEPTH]:
+            for d in range(dim):
+                checks[0, slot, d] = v[P, d]
+                checks[1, slot, d] = v[S_SUM, d] - v[P, d]
+    else:
+        ones = leaf
+        while ones & 1 and not turning:
+            at_first, at_last = 0.0, 0.0
+            for d in range(dim):
+                first, last = checks[0, slot, d], v[P, d]
+                way = v[S_SUM, d] - checks[1, slot, d] - 0.5 * (first + last)
+                at_first += way * first
+                at_last += way * last
+            turning = at_first <= 0.0 or at_last <= 0.0
+            slot -= 1
+            ones >>= 1
+    return turning
+
+
+@inlined
+def _merge(v: Array, r: Array, n: Array, words: Words) -> bool:
+    """Join the complete subtree to the tree; True if the whole turns back, or the way across the seam does.
+
+    Across the seam: the old tree with the first leaf of the new half, the last leaf of the old with the new half.
+    """
+    if np.log(uniform(words)) < r[S_LOG_W] - r[LOG_W]:
+        for d in range(v.shape[1]):
+            v[Z, d], v[Z_G, d] = v[S_Z, d], v[S_G, d]
+        r[LP], r[ENERGY] = r[S_LP], r[S_ENERGY]
+    high, low = max(r[LOG_W], r[S_LOG_W]), min(r[LOG_W], r[S_LOG_W])
+    r[LOG_W] = high + np.log1p(np.exp(low - high))
+    far, near = (L_X, R_X) if n[DIRECTION] > 0 else (R_X, L_X)
+    a, b, e, f, g, h = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for d in range(v.shape[1]):
+        oldest, latest, first, last = v[far + 1, d], v[near + 1, d], v[S_FIRST, d], v[P, d]
+        old, new = v[SUM, d], v[S_SUM, d]
+        way = old + new - 0.5 * (oldest + last)
+        a += way * oldest
+        b += way * last
+        way = old + first - 0.5 * (oldest + first)
+        e += way * oldest
+        f += way * first
+        way = new + latest - 0.5 * (latest + last)
+        g += way * latest
+        h += way * last
+        v[SUM, d] = old + new
+        v[near, d], v[near + 1, d], v[near + 2, d] = v[X, d], last, v[G, d]
+    n[DEPTH] += 1
+    return min(a, b, e, f, g, h) <= 0.0
+
+
+@jit
+def place(trees: Trees, value: Array, grad: Array, step_size: float) -> None:
+    """Put every chain at ``front``, where density ``[C]`` and gradient ``[D, C]`` are given; begin a transition."""
+    for c in range(trees.ints.shape[0]):
+        v, r, n = trees.vectors[c], trees.reals[c], trees.ints[c]
+        for d in range(v.shape[1]):
+            v[Z, d], v[Z_G, d] = trees.front[d, c], grad[d, c]
+        r[LP] = value[c]
+        n[COUNT] = n[FILLED] = 0
+        r[CAUTION] = min(r[CAUTION], _MORE_CAUTION) if r[TROUBLE] > _MOSTLY else 1.0
+        _begin_transition(v, r, n, trees.words[c], step_size * r[CAUTION])
+        _begin_subtree(v, r, n, trees.words[c])
+        _half_step(v, r, n)
+    _collect(trees)
+
+
+@jit
+def _deliver(trees: Trees, grad: Array) -> None:
+    """Gradients ``[D, C]`` to the chains, eight chains (one line of cache) at a time."""
+    chains = trees.ints.shape[0]
+    for first in range(0, chains, 8):
+        for d in range(grad.shape[0]):
+            for c in range(first, min(first + 8, chains)):
+                trees.vectors[c, G, d] = grad[d, c]
+
+
+@jit
+def _collect(trees: Trees) -> None:
+    """Positions of the chains to ``front [D, C]``."""
+    chains = trees.ints.shape[0]
+    for first in range(0, chains, 8):
+        for d in range(trees.front.shape[0]):
+            for c in range(first, min(first + 8, chains)):
+                trees.front[d, c] = trees.vectors[c, X, d]
+
+
+@inlined
+def _describe(stats: Array, r: Array, n: Array, turning: bool, diverging: bool) -> None:
+    """The statistics of a draw; a subtree that was given up counts as a doubling."""
+    stats[_LP], stats[_ENERGY], stats[_ACCEPT] = r[LP], r[ENERGY], r[ACCEPT] / n[N_STEPS]
+    stats[_N_STEPS], stats[_DEPTH] = n[N_STEPS], n[DEPTH] + turning
+    stats[_DIVERGING], stats[_STEP_SIZE] = diverging, r[EPS]
+
+
+@jit
+def advance(
+    trees: Trees, value: Array, grad: Array, step_size: float, max_depth: int, draws: Array, stats: Array, grads: Array
+) -> tuple[int, int, float, int]:
+    """Take in density and gradient at ``front``, move every chain on by one leapfrog, set ``front`` anew.
+
+    Args:
+        trees: changed in place.
+        value: ``[C]``.
+        grad: ``[D, C]``.
+        step_size: of transitions that begin now.
+        max_depth: of trees, at most that for which there is room.
+        draws: ``[C, n, D]``, filled chain by chain.
+        stats: ``[C, n, len(STATS)]``.
+        grads: ``[C, n, D]`` in warm-up, whose chains go on unrecorded when their rows are full; ``[C, 0, D]`` when
+            sampling, where they rest.
+
+    Returns:
+        transitions that ended in this call, how many of them with the common step size, the sum of their acceptance
+        rates, and how many diverged.
+    """
+    ended, heard, accepted, diverged, rows = 0, 0, 0.0, 0, draws.shape[1]
+    warming_up = grads.shape[1] > 0
+    _deliver(trees, grad)
+    for c in range(trees.ints.shape[0]):
+        v, r, n, words = trees.vectors[c], trees.reals[c], trees.ints[c], trees.words[c]
+        if not warming_up and n[FILLED] >= rows:
+            continue
+        diverging = _add_leaf(v, r, n, words, value[c])
+        turning = diverging or _leaf_turns(v, trees.checks[c], n)
+        n[LEAF] += 1
+        complete = n[LEAF] == 1 << n[DEPTH]
+        over = turning or (complete and (_merge(v, r, n, words) or n[DEPTH] >= max_depth))
+        if over:
+            ended += 1
+            rate = r[ACCEPT] / n[N_STEPS]
+            diverged += diverging
+            row = n[FILLED]
+            usual = r[CAUTION] == 1.0
+            if usual:
+                heard += 1
+                accepted += rate
+            if row < rows and (usual or not warming_up):
+                n[FILLED] += 1
+                for d in range(v.shape[1]):
+                    draws[c, row, d] = v[Z, d]
+                    if warming_up:
+                        grads[c, row, d] = v[Z_G, d]
+                _describe(stats[c, row], r, n, turning, diverging)
+                stats[c, row, _REACHED] = n[DEPTH] >= max_depth
+            n[COUNT] += 1
+            if warming_up:
+                r[TROUBLE] = _MEMORY * r[TROUBLE] + (1.0 - _MEMORY) * (not usual or rate < _LOST)
+                r[CAUTION] = _MORE_CAUTION * r[CAUTION] if rate < _LOST else min(1.0, 2.0 * r[CAUTION])
+            _begin_transition(v, r, n, words, step_size * r[CAUTION])
+        if over or complete:
+            _begin_subtree(v, r, n, words)
+        _half_step(v, r, n)
+    _collect(trees)
+    return ended, heard, accepted, diverged

@@ -1,0 +1,1 @@
+"""Climbing a density: L-BFGS, and normal approximations at the top."""

@@ -1,0 +1,1 @@
+"""Weighted draws: proposals, rejection, tempering and resampling."""

@@ -1,0 +1,280 @@
+"""From the prior to the posterior by degrees: walkers, the moves that keep a tempered density, and the way there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from phlogiston.engine.densities.target import Target
+from phlogiston.engine.densities.tempered import Tempered
+from phlogiston.engine.program.isolate import spawn
+from phlogiston.errors import ImpossibleEvidence, SettingError, problem
+from phlogiston.inference.mcmc.gibbs import root_of, usual_step, wanted_acceptance
+from phlogiston.inference.particles.checked import checked
+from phlogiston.stats.weights import systematic_resample
+
+Array = NDArray[Any]
+Kind = Literal["hmc", "mh"]
+Report = Callable[[float], None]  # told the temperature that has been reached
+_QUARTER, _MOST_LEAPFROGS = 0.5 * math.pi, 32
+_GAIN, _LARGEST_CHANGE = 2.0, 0.7
+_MOST_STAGES = 2000
+
+
+@dataclass(frozen=True)
+class Walkers:
+    """Points with what is known of the density there.
+
+    Args:
+        u: ``[D, C]``, unconstrained.
+        prior: log prior, ``[C]``.
+        likelihood: log likelihood, ``[C]``.
+        grad: of log prior + beta * log likelihood, ``[D, C]``, for the beta of the last move.
+    """
+
+    u: Array
+    prior: Array
+    likelihood: Array
+    grad: Array
+
+    def value(self, beta: float) -> Array:
+        """Log of the tempered density, unnormalised; zero likelihood counts for nothing at beta zero."""
+        return self.prior + beta * self.likelihood if beta else self.prior
+
+    def at(self, places: Array) -> Walkers:
+        """Some of them, as often as they are named."""
+        return Walkers(self.u[:, places], self.prior[places], self.likelihood[places], self.grad[:, places])
+
+    @staticmethod
+    def joined(parts: list[Walkers]) -> Walkers:
+        """One after another."""
+        return Walkers(
+            np.concatenate([part.u for part in parts], 1),
+            np.concatenate([part.prior for part in parts]),
+            np.concatenate([part.likelihood for part in parts]),
+            np.concatenate([part.grad for part in parts], 1),
+        )
+
+
+@dataclass(frozen=True)
+class Move:
+    """A kernel that keeps the density tempered by ``beta``.
+
+    Args:
+        kind: Hamiltonian trajectories or a random walk.
+        beta: of the density.
+        root: of the covariance of the walkers, ``[D, D]``; moves are made in coordinates standardised by it.
+        step_size: in these coordinates.
+    """
+
+    kind: Kind
+    beta: float
+    root: Array
+    step_size: float
+
+    def __call__(self, path: Tempered, walkers: Walkers, rng: np.random.Generator) -> tuple[Walkers, Array]:
+        """Where each walker goes, and its acceptance probability ``[C]``."""
+        propose = _trajectory if self.kind == "hmc" else _stride
+        proposed, gain = propose(self, path, walkers, rng)
+        with np.errstate(over="ignore"):
+            rate = np.exp(np.minimum(np.where(np.isnan(gain), -np.inf, gain), 0.0))
+        taken = rng.random(rate.size) < rate
+        return Walkers(
+            np.where(taken, proposed.u, walkers.u),
+            np.where(taken, proposed.prior, walkers.prior),
+            np.where(taken, proposed.likelihood, walkers.likelihood),
+            np.where(taken, proposed.grad, walkers.grad),
+        ), rate
+
+
+def looked_at(path: Tempered, u: Array, beta: float) -> Walkers:
+    """Walkers at points ``[D, C]``; where the density is no number, nothing can be."""
+    prior, likelihood, grad = path(u, beta)
+    lost = np.isnan(prior) | np.isnan(likelihood)
+    return Walkers(u, np.where(lost, -np.inf, prior), np.where(lost, -np.inf, likelihood), grad)
+
+
+def _trajectory(move: Move, path: Tempered, walkers: Walkers, rng: np.random.Generator) -> tuple[Walkers, Array]:
+    """Leapfrogs for a quarter of a period, or half of that, as long for every walker; minus the energy error."""
+    momentum = rng.standard_normal(walkers.u.shape)
+    steps = min(max(math.ceil(_QUARTER * (0.5 + 0.5 * rng.random()) / move.step_size), 1), _MOST_LEAPFROGS)
+    start = walkers.value(move.beta) - 0.5 * np.square(momentum).sum(0)
+    now = walkers
+    with np.errstate(over="ignore", invalid="ignore"):  # a trajectory that leaves for infinity is not accepted
+        momentum = momentum + 0.5 * move.step_size * (move.root.T @ now.grad)
+        for i in range(steps):
+            u = now.u + move.step_size * (move.root @ momentum)
+            now = looked_at(path, np.where(np.isfinite(u).all(0), u, walkers.u), move.beta)
+            kick = move.root.T @ np.nan_to_num(now.grad, posinf=0.0, neginf=0.0)
+            momentum = momentum + move.step_size * (1.0 if i < steps - 1 else 0.5) * kick
+        return now, now.value(move.beta) - 0.5 * np.square(momentum).sum(0) - start
+
+
+def _stride(move: Move, path: Tempered, walkers: Walkers, rng: np.random.Generator) -> tuple[Walkers, Array]:
+    """One normal step; the gain in log density."""
+    step = move.step_size * (move.root @ rng.standard_normal(walkers.u.shape))
+    proposed = looked_at(path, walkers.u + step, move.beta)
+    with np.errstate(invalid="ignore"):
+        return proposed, proposed.value(move.beta) - walkers.value(move.beta)
+
+
+def from_the_prior(target: Target, path: Tempered, count: int, seed: np.random.SeedSequence) -> Walkers:
+    """Independent draws from the prior.
+
+    Raises:
+        ModelError: the likelihood of one is NaN or +inf; names the site.
+        ImpossibleEvidence: the likelihood of all is zero.
+    """
+    chunks = list(checked(target, target.propose(count, seed)))
+    names = [site.name for site in target.structure.continuous]
+    u = target.unconstrain({name: torch.cat([chunk[name] for chunk in chunks]) for name in names})
+    walkers = looked_at(path, np.ascontiguousarray(u.double().numpy().T), 0.0)
+    if not (walkers.likelihood > -np.inf).any():
+        raise ImpossibleEvidence(
+            f"all {count} draws from the prior have likelihood zero: the observations cannot happen under what was "
+            "drawn; check the data against the program's supports with model.check(), or use more particles"
+        )
+    return walkers
+
+
+def next_beta(likelihood: Array, beta: float, ess: float) -> float:
+    r"""The largest step of the inverse temperature that leaves the wanted share of effective particles.
+
+    Solves :math:`(\sum w)^2 / (N \sum w^2) = \alpha` with :math:`w = L^{\beta' - \beta}` by bisection. With equal
+    weights before, as after resampling, this is the conditional ESS. Particles without likelihood are not counted.
+
+    Args:
+        likelihood: log likelihood of the particles, ``[N]``.
+        beta: where they are.
+        ess: the share.
+
+    References:
+        Zhou, Johansen and Aston (2016), Towards automatic model comparison: an adaptive sequential Monte Carlo
+        approach, https://doi.org/10.1080/10618600.2015.1060885
+    """
+    alive = likelihood[likelihood > -np.inf]
+    logs = alive - alive.max()
+
+    def share(step: float) -> float:
+        weights = np.exp(step * logs)
+        return float(np.square(weights.sum()) / np.square(weights).sum() / weights.size)
+
+    if share(1.0 - beta) >= ess:
+        return 1.0
+    low, high = 0.0, 1.0 - beta
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if share(middle) >= ess else (low, middle)
+    return beta + max(low, 1e-12)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step down in temperature, as it was made.
+
+    Args:
+        move: the kernel after it, as it was in the end.
+        log_increment: log of the mean weight of each island, ``[K]``.
+        acceptance: mean acceptance of the moves after it.
+    """
+
+    move: Move
+    log_increment: Array
+    acceptance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annealing:
+    """How walkers are brought from the prior to the posterior.
+
+    Args:
+        kind: of the moves.
+        islands: groups that never exchange particles; how far they differ is what the standard error comes from.
+        num_steps: moves after each step in temperature.
+        waste_free: whether all states on the way of few walkers are kept, instead of the last ones of many.
+        ess: share of effective particles that each step in temperature leaves.
+        acceptance: rate that the moves' step size is adapted to; None for what suits them.
+    """
+
+    kind: Kind
+    islands: int
+    num_steps: int
+    waste_free: bool
+    ess: float
+    acceptance: float | None
+
+    def run(
+        self, path: Tempered, walkers: Walkers, rng: np.random.Generator, report: Report
+    ) -> tuple[Walkers, Array, list[Stage]]:
+        """The walkers at beta one, grouped by island; acceptance of the move that led to each; every stage.
+
+        Raises:
+            SettingError: the temperature hardly falls.
+        """
+        step, beta, stages, rates = usual_step(path.dim), 0.0, list[Stage](), np.ones(walkers.prior.size)
+        if self.kind == "hmc":
+            step = 0.5
+        while beta < 1.0:
+            if len(stages) == _MOST_STAGES:
+                found = f"beta = {beta:.3g} after {_MOST_STAGES} temperatures"
+                raise SettingError(problem("ess", found=found, expected="a smaller share, or more particles"))
+            new = next_beta(walkers.likelihood, beta, self.ess)
+            logs = (new - beta) * walkers.likelihood.reshape(self.islands, -1)
+            with np.errstate(divide="ignore"):
+                increments = np.logaddexp.reduce(logs, 1) - math.log(logs.shape[1])
+            ancestors = self._ancestors(logs, rng)
+            root = root_of(walkers.u[:, _picked(logs.reshape(-1), rng)].T)
+            beta, move = new, Move(self.kind, new, root, step)
+            walkers = walkers.at(ancestors)
+            walkers = replace(walkers, grad=path(walkers.u, beta)[2])
+            walkers, rates, move = self._moved(path, walkers, move, rng)
+            step = move.step_size
+            stages.append(Stage(move, increments, float(rates.mean())))
+            report(beta)
+        return walkers, rates, stages
+
+    def _ancestors(self, logs: Array, rng: np.random.Generator) -> Array:
+        """Who goes on, island by island; an island without likelihood keeps everyone, as its evidence is zero."""
+        size = logs.shape[1]
+        count = size // self.num_steps if self.waste_free else size
+        picked = []
+        for island, row in enumerate(logs):
+            weights = row if row.max() > -np.inf else np.zeros(size)
+            picked.append(island * size + systematic_resample(weights, count, rng))
+        return np.concatenate(picked)
+
+    def _moved(
+        self, path: Tempered, walkers: Walkers, move: Move, rng: np.random.Generator
+    ) -> tuple[Walkers, Array, Move]:
+        """All states on the way, walker by walker, or the last; the step size follows the acceptance of all."""
+        wanted = self.acceptance or (0.8 if self.kind == "hmc" else wanted_acceptance(path.dim))
+        rate = np.ones(walkers.prior.size)
+        states, rates = [walkers], [rate]
+        for _ in range(self.num_steps - 1 if self.waste_free else self.num_steps):
+            walkers, rate = move(path, walkers, rng)
+            change = _GAIN * (float(rate.mean()) - wanted)
+            change = math.exp(min(max(change, -_LARGEST_CHANGE), _LARGEST_CHANGE))
+            move = replace(move, step_size=min(move.step_size * change, 4.0))
+            states.append(walkers)
+            rates.append(rate)
+        if not self.waste_free:
+            return walkers, rate, move
+        joined, count = Walkers.joined(states), walkers.prior.size
+        order = np.arange(len(states) * count).reshape(len(states), count).T.reshape(-1)  # a walker's states together
+        return joined.at(order), np.concatenate(rates)[order], move
+
+
+def _picked(logs: Array, rng: np.random.Generator) -> Array:
+    """Particles as often as their weights say, to learn a scale from."""
+    return systematic_resample(logs, logs.size, rng)
+
+
+def seeds_for(seed: int | None) -> list[np.random.SeedSequence]:
+    """Of the prior draws, of what moves them, of discrete latents drawn back, and of a pilot."""
+    return spawn(seed, 4)

@@ -1,1 +1,0 @@
-"""What methods are made of: transition kernels and proposals, each a small thing with explicit state."""

@@ -1,0 +1,1 @@
+"""Self-contained pages that a scientist would mail to a colleague."""

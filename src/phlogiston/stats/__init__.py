@@ -1,0 +1,1 @@
+"""Arithmetic on arrays of draws and weights, without verdicts."""

@@ -1,0 +1,1 @@
+"""Methods that learn parameters of a program, of a guide or of both."""
