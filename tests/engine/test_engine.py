@@ -276,7 +276,7 @@ import ctypes, mmap
 import numpy as np
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
-from phlogiston.engine.compiled import compile_graph
+from phlogiston.engine.trace.compile import compile_graph
 
 rows, columns, page = 6, 4, mmap.PAGESIZE
 pages = mmap.mmap(-1, 2 * page)

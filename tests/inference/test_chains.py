@@ -332,11 +332,11 @@ def test_machine_code_that_is_compiled_ahead_is_what_chains_call() -> None:
 @pytest.mark.slow
 def test_the_first_run_on_a_machine_loads_what_another_process_compiled(tmp_path: Path) -> None:
     program = """
-from phlogiston.kernels import ahead, trees
-wait = ahead.begin("float64")
+from phlogiston.inference.mcmc import precompile, trees
+wait = precompile.begin("float64")
 assert wait is not None
 wait()
-ahead.compile_trees("float64")
+precompile.compile_trees("float64")
 assert sum(trees.advance.stats.cache_hits.values()) == 1 and not trees.advance.stats.cache_misses
 """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}

@@ -14,8 +14,8 @@ import torch
 from scipy import stats
 
 import phlogiston as ph
-import phlogiston.posterior.predictive_checks
 from phlogiston.diagnostics.checks.modes import check_modes
+from phlogiston.posterior.predictive_checks import LooPit
 
 Z = 5.0
 Y = np.array([1.2, -0.4, 0.8, 2.1, 0.5])
@@ -93,7 +93,7 @@ def test_transforms_are_those_of_the_exact_leave_one_out_predictions(post: ph.Po
 @pytest.mark.parametrize("size", [8, 50])
 def test_the_p_value_of_a_transform_is_kolmogorovs(size: int) -> None:
     values = np.random.default_rng(size).random(size) ** 1.3
-    found = ph.checking.LooPit("y", values)
+    found = LooPit("y", values)
     exact = stats.kstest(values, "uniform")
     assert found.statistic == pytest.approx(exact.statistic)
     assert found.p_value == pytest.approx(exact.pvalue, abs=0.02)
