@@ -64,6 +64,8 @@ def test_statistics_of_ones_own_may_be_several(post: ph.Posterior, tmp_path: Pat
     figure = check.plot()
     assert len(figure.axes) == 5
     figure.savefig(tmp_path / "check.png")
+    assert (tmp_path / "check.png").read_bytes().startswith(b"\x89PNG")
+    assert all(axes.has_data() for axes in figure.axes)
 
 
 def test_data_unlike_the_model_are_seen() -> None:

@@ -83,6 +83,12 @@ def independent(draws: dict[str, Any], **more: Any) -> ph.Posterior:
     return ph.Posterior(draws={name: torch.as_tensor(v) for name, v in draws.items()}, method="exact", **more)
 
 
+def drawn(figure: Figure) -> Figure:
+    """A figure that has been drawn once, as saving it does."""
+    figure.savefig(io.BytesIO())
+    return figure
+
+
 def labels_of(figure: Figure) -> list[str]:
     return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
 
@@ -378,7 +384,9 @@ def test_impossible_draws_have_no_place_on_log_axes() -> None:
     log_weights[0, :3] = 0.0
     post = ph.Posterior(draws={"x": normal(1, 50)}, log_weights=log_weights, method="importance", seed=0)
     for name in ("weights", "marginals"):
-        getattr(post.plot, name)().savefig(io.BytesIO())
+        figure = drawn(getattr(post.plot, name)())
+        assert "3" in title_of(figure) or "50 weighted draws" in title_of(figure)
+        assert all(np.isfinite(ax.get_xlim()).all() and np.isfinite(ax.get_ylim()).all() for ax in figure.axes)
 
 
 def test_energy_says_its_bfmi() -> None:
@@ -447,7 +455,9 @@ def test_draws_that_are_not_finite_or_do_not_vary_are_drawn_all_the_same() -> No
     draws["inf"][0, 0] = torch.inf
     post = of_chains(draws=draws, model=None)
     for name in ("trace", "marginals", "pair", "rank"):
-        getattr(post.plot, name)().savefig(io.BytesIO())
+        figure = drawn(getattr(post.plot, name)())
+        assert len(figure.axes) >= 3
+        assert all(np.isfinite(ax.get_xlim()).all() and np.isfinite(ax.get_ylim()).all() for ax in figure.axes)
     assert "no finite draws" in [text.get_text() for text in post.plot.marginals("nan").axes[0].texts]
 
 
@@ -493,11 +503,11 @@ def test_predictions_are_compared_one_by_one() -> None:
         (60, 50.0, "blue: 50 predicted data sets"),
     ],
 )
-def test_each_kind_of_data_has_its_picture(n: int, rate: float, legend: str, tmp_path: Path) -> None:
+def test_each_kind_of_data_has_its_picture(n: int, rate: float, legend: str) -> None:
     figure = counts(n, rate).plot.predictive()
     assert len(figure.axes) == 1
     assert legend in title_of(figure)
-    figure.savefig(tmp_path / "picture.png")
+    assert drawn(figure).axes[0].has_data()
 
 
 def test_kept_predictions_are_used() -> None:
