@@ -93,7 +93,7 @@ def test_predictions_at_inputs_of_another_size(weighted: ph.Posterior) -> None:
     assert weighted.predict(x=np.zeros(1))["y"].shape == (1, 20_000, 1)
 
 
-def test_local_latents_of_a_new_size_are_drawn_anew_and_global_ones_kept() -> None:
+def test_local_latents_of_new_rows_are_drawn_anew_and_global_ones_kept() -> None:
     def groups(sigma: torch.Tensor) -> None:
         mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
         with pyro.plate("group", len(sigma)):
@@ -102,7 +102,7 @@ def test_local_latents_of_a_new_size_are_drawn_anew_and_global_ones_kept() -> No
 
     model = ph.Model(groups, torch.full((4,), 0.1)).observe(y=np.full(4, 3.0))
     posterior = ph.infer(model, ph.NUTS(num_samples=300, num_warmup=200, num_chains=2, target_accept_prob=0.9), seed=0)
-    same, other = posterior.predict()["y"], posterior.predict(torch.full((2,), 0.1), sites=("theta", "mu", "y"))
+    same, other = posterior.predict()["y"], posterior.predict(torch.full((2,), 0.2), sites=("theta", "mu", "y"))
     assert float(same.std()) < 0.3
     assert other["theta"].shape == (2, 300, 2)
     assert torch.equal(other["mu"], posterior.draws["mu"])

@@ -23,7 +23,7 @@ from phlogiston.engine.program.sites import Site, Structure, discover
 from phlogiston.engine.trace.batched import Tier
 from phlogiston.engine.trace.cache import Family
 from phlogiston.errors import ModelError, SettingError, ShapeWarning, UnknownName, did_you_mean, problem, warn
-from phlogiston.model.preflight import Problem, insist_on_memory, problems_of
+from phlogiston.model.preflight import Problem, insist_on_memory, problems_of, problems_of_labels
 
 Coords = Mapping[str, Sequence[Any]]
 
@@ -230,6 +230,16 @@ class Model:
             _parameters=self._parameters,
             _coords=MappingProxyType(coords),
         )
+
+    def with_coords(self, coords: Coords) -> Model:
+        """The same model with these labels of dimensions; other dimensions keep theirs.
+
+        Raises:
+            ModelError: there is no such dimension, or it has another length.
+        """
+        for found in problems_of_labels(self.structure.sizes, coords):
+            raise ModelError(str(found))
+        return self._with(_coords=MappingProxyType({**self._coords, **coords}))
 
     def with_program(self, program: Callable[..., Any]) -> Model:
         """Another program on the same inputs, or on none if it takes none; nothing is observed."""

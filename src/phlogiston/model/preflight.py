@@ -56,7 +56,7 @@ def problems_of(
         found += [] if found else [_undefined(site) for site in sites if math.isnan(site.log_prob)]
     for site in structure.of("latent"):
         found += _problems_of_latent(site)
-    found += _problems_of_labels(structure.sizes, coords)
+    found += problems_of_labels(structure.sizes, coords)
     return sorted(found, key=lambda p: p.severity)
 
 
@@ -101,7 +101,8 @@ def _problems_of_observation(site: Site, value: torch.Tensor, by_name: bool) -> 
     return problems + _unplated(site)
 
 
-def _problems_of_labels(sizes: Mapping[str, int], coords: Mapping[str, Sequence[Any]]) -> list[Problem]:
+def problems_of_labels(sizes: Mapping[str, int], coords: Mapping[str, Sequence[Any]]) -> list[Problem]:
+    """Labels of dimensions that there are not, or of another length."""
     found = []
     for dim, labels in coords.items():
         where = f"coords {dim!r}"

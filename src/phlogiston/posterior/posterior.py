@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -186,27 +186,53 @@ class Posterior:
         sites: str | tuple[str, ...] | None = None,
         prior: bool = False,
         seed: int | None = None,
+        coords: Mapping[str, Sequence[Any]] | None = None,
         **kwargs: Any,
     ) -> dict[str, torch.Tensor]:
         """Predictive draws of the observed sites, for the same inputs or for new ones of any size.
+
+        Groups that the model was fitted to keep what was learned of them, whatever the number of groups now. They are
+        known by their coordinate label where the model has labels and ``coords`` gives the new ones, else by
+        their index. New groups are drawn from the population, that is from their prior given the other latents. The
+        rows of a plate that holds observations are new where an input that runs along it has changed.
 
         Args:
             *args: new inputs of the program; none for those that the model has.
             sites: the sites to return; all observed ones by default.
             prior: predict from the prior instead of from the posterior.
             seed: of the draws; the run's seed by default.
+            coords: labels of the new groups by plate, ``{"school": ["A", "C", "new"]}``.
             **kwargs: new inputs by keyword.
 
         Returns:
             site -> ``[chain, draw, *site shape]``. The library un-observes the sites itself. Weighted draws are
             resampled first, so every predictive draw counts the same.
+
+        Raises:
+            UnknownName: there is no such site, or no such dimension in ``coords``.
+            ModelError: a latent has another shape now, and not along a plate.
+
+        Example:
+            >>> def program(group, num_groups):
+            ...     with pyro.plate("groups", num_groups):
+            ...         a = pyro.sample("a", dist.Normal(0.0, 10.0))
+            ...     with pyro.plate("rows", len(group)):
+            ...         pyro.sample("y", dist.Normal(a[group], 1.0))
+            >>> group = torch.tensor([0, 0, 1, 1])
+            >>> model = ph.Model(program, group, 2).observe(y=[5.0, 5.2, -4.8, -5.0])
+            >>> post = ph.infer(model, "laplace", seed=0)
+            >>> new = post.predict(torch.tensor([0, 1, 2]), 3)["y"].flatten(0, 1)
+            >>> new.mean(0)[:2].round().tolist(), bool(new[:, 2].std() > 5.0)
+            ([5.0, -5.0], True)
         """
         model, chosen = self._model("predict"), self.seed if seed is None else seed
         wanted = _names(sites) or tuple(site.name for site in model.structure.observable)
         if args or kwargs:
             model = model.unobserved().with_inputs(*args, **kwargs)
+        model = model if coords is None else model.with_coords(coords)
         draws = {name: value for name, value in self.draws.items() if not prior}
-        return predict(draws, self.log_weights, model, (self.num_chains, self.num_draws), sites=wanted, seed=chosen)
+        models, shape = (self._model("predict"), model), (self.num_chains, self.num_draws)
+        return predict(draws, self.log_weights, models, shape, sites=wanted, seed=chosen)
 
     def with_predictions(self, *, prior: bool = True) -> Posterior:
         """The same with posterior predictive (and prior predictive) draws among its groups."""
@@ -269,7 +295,7 @@ class Posterior:
         if known.event_dim:
             raise ValueError(f"loo_pit: found site {name!r}, whose observations are vectors; expected single numbers")
         shape = (self.num_chains, self.num_draws)
-        predicted = predict(self.draws, None, model, shape, sites=(name,), seed=self.seed)[name]
+        predicted = predict(self.draws, None, (model, model), shape, sites=(name,), seed=self.seed)[name]
         seen = np.broadcast_to(model.structure.observations[name].numpy(), predicted.shape[2:]).astype(float)
         keep = np.ones(seen.shape, bool) if known.missing is None else ~known.missing.events(0).numpy()
         rows = self.log_likelihood()[name].flatten(0, 1).numpy()[:, keep]
