@@ -34,7 +34,6 @@ VERBS = {
     "posterior/posterior.py": {"diagnose", "plot", "report"},
     "posterior/predictive_checks.py": {"plot"},
     "training/fitted.py": {"diagnose", "film", "report"},
-    "training/train.py": {"_trainer"},  # trainers by name
     "diagnostics/calibrate/result.py": {"plot"},
     "diagnostics/compare/agree.py": {"plot", "report"},
     "diagnostics/compare/generators.py": {"plot", "report"},

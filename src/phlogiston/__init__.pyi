@@ -50,6 +50,7 @@ from phlogiston.model.model import Model as Model
 from phlogiston.model.noise import measured as measured
 from phlogiston.model.preflight import Problem as Problem
 from phlogiston.model.reference import Reference as Reference
+from phlogiston.model.registry import register as register
 from phlogiston.model.reparam import reparam as reparam
 from phlogiston.posterior.plan import Plan as Plan
 from phlogiston.posterior.posterior import Posterior as Posterior

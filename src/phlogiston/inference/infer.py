@@ -15,6 +15,7 @@ from phlogiston.errors import DataFileError, problem, warn
 from phlogiston.inference import registry
 from phlogiston.inference.method import Method
 from phlogiston.model.model import Model
+from phlogiston.model.registry import settings_of
 from phlogiston.posterior import checkpoint, storage
 from phlogiston.posterior.compatibility import mismatch, other_observations
 from phlogiston.posterior.posterior import Posterior
@@ -144,9 +145,9 @@ def methods() -> list[MethodInfo]:
     found = []
     for name in (*registry.METHODS, *registry.CHOOSERS):
         kind = registry.method_class(name)
-        defaults = {f.name: f.default for f in dataclasses.fields(kind)}
+        defaults = settings_of(kind)
         summary = (kind.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-        found.append(MethodInfo(name, " ".join(summary.split()), str(kind.needs), kind.paper, defaults))
+        found.append(MethodInfo(name, " ".join(summary.split()), str(kind.needs), getattr(kind, "paper", ""), defaults))
     return found
 
 

@@ -117,10 +117,8 @@ def require(method: Any, model: Model) -> Model:
         )
     unmet = method.needs.unmet(model.structure)
     if unmet is not None:
-        able = [name for name in registry.METHODS if registry.method_class(name).needs.unmet(model.structure) is None]
-        raise UnsupportedModel(
-            f"method {registry.name_of(method)!r} cannot treat {unmet}; methods that can: {', '.join(able) or 'none'}"
-        )
+        able = registry.methods_for(model.structure)
+        raise UnsupportedModel(f"method {registry.name_of(method)!r} cannot treat {unmet}; methods that can: {able}")
     return model
 
 

@@ -11,9 +11,18 @@ from typing import Any, Protocol
 from phlogiston.engine.program.isolate import seed_sequence
 from phlogiston.errors import DataFileError, SettingError, problem
 from phlogiston.model.model import Model
+from phlogiston.model.registry import Registry
 from phlogiston.posterior import checkpoint
 from phlogiston.training.amortised.fit import guide_from
 from phlogiston.training.fitted import Fitted
+
+TRAINERS = Registry(
+    "trainer",
+    {
+        "svi": "phlogiston.inference.methods.svi:SVI",
+        "adversarial": "phlogiston.training.adversarial.trainer:Adversarial",
+    },
+)
 
 
 class Trainer(Protocol):
@@ -94,10 +103,8 @@ def restore(path: str | Path, model: Model) -> Fitted:
 
 
 def _trainer(trainer: str | Trainer, settings: dict[str, Any]) -> Trainer:
-    from phlogiston.inference import registry
-
     if isinstance(trainer, str):
-        made: Trainer = registry.make(trainer, settings, registry.TRAINERS, train)
+        made: Trainer = TRAINERS.make(trainer, settings, train)
         return made
     if settings:
         raise TypeError(
@@ -105,6 +112,6 @@ def _trainer(trainer: str | Trainer, settings: dict[str, Any]) -> Trainer:
             f"write: {type(trainer).__name__}(...)"
         )
     if not hasattr(trainer, "fit") or isinstance(trainer, type):
-        names = ", ".join(registry.TRAINERS) or "none yet"
+        names = ", ".join(TRAINERS)
         raise TypeError(f"train: found {trainer!r} as the trainer; expected a trainer or a name ({names})")
     return trainer

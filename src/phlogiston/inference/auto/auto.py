@@ -106,10 +106,10 @@ def plan_of(model: Model) -> Plan:
     facts = survey(model)
     steps = [each for each in steps_of(facts) if each.method.needs.unmet(model.structure) is None]
     if not steps:
-        able = [name for name in registry.METHODS if registry.method_class(name).needs.unmet(model.structure) is None]
+        able = registry.methods_for(model.structure)
         raise UnsupportedModel(
             f"method 'auto' has no plan for program {model.name!r}: {'; '.join(facts.lines().values())}; methods that "
-            f"take its sites: {', '.join(able) or 'none'}"
+            f"take its sites: {able}"
         )
     return Plan(model=model.name, facts=facts.lines(), steps=tuple(steps), advice=_advice(facts))
 
