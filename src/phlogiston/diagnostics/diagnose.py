@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +23,9 @@ from phlogiston.engine.program.locscale import centred_sites
 from phlogiston.errors import ModelError
 from phlogiston.inference.improper import coordinates, ray_of
 from phlogiston.model.model import Model
-from phlogiston.posterior.drawn import Drawn, Run
 from phlogiston.posterior.labels import numbered
+from phlogiston.posterior.posterior import Posterior
 from phlogiston.posterior.verdict import Check, Finding, Report, failed, skipped
-from phlogiston.stats.estimate import Estimate
 from phlogiston.stats.moments import quantiles
 
 Array = NDArray[Any]
@@ -39,28 +38,8 @@ PRIOR_DRAWS = 4_000
 _SEEN = 16  # components of a site that tell whether a chain moves
 
 
-class Judged(Drawn, Run, Protocol):
-    """What is judged (a ``Posterior``)."""
-
-    @property
-    def weights(self) -> torch.Tensor | None:
-        """Smoothed and normalised."""
-
-    @property
-    def log_evidence(self) -> Estimate | None:
-        """With its error."""
-
-    @property
-    def converged(self) -> bool | None:
-        """Whether an optimisation met its rule for stopping; None where there was none."""
-
-    @property
-    def gap(self) -> Estimate | None:
-        """KL[q, p], where the draws come from a guide."""
-
-
 @np.errstate(over="ignore", invalid="ignore")  # chains that ran away leave numbers whose squares are none
-def judge(posterior: Judged, *, thorough: bool) -> Report:
+def judge(posterior: Posterior, *, thorough: bool) -> Report:
     """Every check that applies; those that evaluate the model only if ``thorough``."""
     checks: list[Check] = []
     if posterior.is_chain:
@@ -82,7 +61,7 @@ def judge(posterior: Judged, *, thorough: bool) -> Report:
     return Report(tuple(checks))
 
 
-def _of_guides(posterior: Judged) -> list[Check]:
+def _of_guides(posterior: Posterior) -> list[Check]:
     """What is known of an approximation that was optimised."""
     checks = []
     if posterior.converged is not None:
@@ -93,7 +72,7 @@ def _of_guides(posterior: Judged) -> list[Check]:
     return checks
 
 
-def _one_point(posterior: Judged) -> list[Check]:
+def _one_point(posterior: Posterior) -> list[Check]:
     """Whether there is a spread at all: a posterior mode has none."""
     latents = posterior.draws if posterior.model is None else {s.name for s in posterior.model.structure.of("latent")}
     found = [value.flatten(0, 1) for name, value in posterior.draws.items() if name in latents and value.numel()]
@@ -109,7 +88,7 @@ def _one_point(posterior: Judged) -> list[Check]:
     return [failed("spread", finding)]
 
 
-def _of_chains(posterior: Judged) -> list[Check]:
+def _of_chains(posterior: Posterior) -> list[Check]:
     draws = {name: value.numpy() for name, value in posterior.draws.items()}
     stats = {name: value.numpy() for name, value in posterior.stats.items()}
     labels = labels_of(posterior)
@@ -127,7 +106,7 @@ def _of_chains(posterior: Judged) -> list[Check]:
     return [*checks, *of_chains]
 
 
-def _with_the_line(posterior: Judged, checks: list[Check]) -> list[Check]:
+def _with_the_line(posterior: Posterior, checks: list[Check]) -> list[Check]:
     """Advice to write a hierarchy otherwise, with the model's own sites and the line that does it, or left out."""
     general = "write the hierarchy non-centred"
     ailing = [check for check in checks if check.finding is not None and general in check.finding.action]
@@ -152,7 +131,7 @@ def _of_particles(check: Check) -> Check:
     return replace(check, finding=replace(check.finding, action="raise num_particles or num_steps"))
 
 
-def labels_of(posterior: Drawn) -> Any:
+def labels_of(posterior: Posterior) -> Any:
     """What each position along each dimension of a site is called."""
     return posterior.model.labels if posterior.model is not None else numbered
 
@@ -164,7 +143,7 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _moving(posterior: Judged, draws: Mapping[str, Array]) -> dict[str, Array]:
+def _moving(posterior: Posterior, draws: Mapping[str, Array]) -> dict[str, Array]:
     """A few components of every latent that lives on a continuum."""
     if posterior.model is None:
         names = [name for name, value in draws.items() if value.dtype.kind == "f" and (value != np.round(value)).any()]
@@ -174,14 +153,14 @@ def _moving(posterior: Judged, draws: Mapping[str, Array]) -> dict[str, Array]:
     return {name: value for name, value in flat.items() if value.shape[2]}
 
 
-def _against_the_model(posterior: Judged) -> list[Check]:
+def _against_the_model(posterior: Posterior) -> list[Check]:
     name, density = "prior and data", "draws against the density"
     if posterior.model is None:
         return [skipped(title, "no model; ph.load(path, model=model)") for title in (density, name)]
     return [*_density_checks(posterior, posterior.model), _conflict(posterior, posterior.model)]
 
 
-def _density_checks(posterior: Judged, model: Model) -> list[Check]:
+def _density_checks(posterior: Posterior, model: Model) -> list[Check]:
     names = "draws against the density", "weights of modes"
     continuous = model.structure.continuous
     if not continuous:
@@ -209,7 +188,7 @@ def _density_checks(posterior: Judged, model: Model) -> list[Check]:
     return checks
 
 
-def _evaluated(posterior: Judged, target: Target) -> tuple[Array, Array, Array | None]:
+def _evaluated(posterior: Posterior, target: Target) -> tuple[Array, Array, Array | None]:
     """Some of the draws on the unconstrained scale, the gradient there, ``[chain, draw, D]``, and their weights."""
     names = [site.name for site in target.structure.continuous]
     chains, draws = posterior.draws[names[0]].shape[:2]
@@ -227,7 +206,7 @@ def _evaluated(posterior: Judged, target: Target) -> tuple[Array, Array, Array |
     return u.numpy().astype(float), gradient.numpy().astype(float), weights
 
 
-def _inflation(posterior: Judged, u: Array) -> float:
+def _inflation(posterior: Posterior, u: Array) -> float:
     """How much larger the errors of independent draws are where draws were resampled and repeat each other."""
     if posterior.is_chain or posterior.log_weights is not None:
         return 1.0
@@ -237,7 +216,7 @@ def _inflation(posterior: Judged, u: Array) -> float:
     return float(np.sqrt(max(count / different, 1.0) + count / worth))
 
 
-def _proper(posterior: Judged) -> list[Check]:
+def _proper(posterior: Posterior) -> list[Check]:
     """Whether flat priors leave the posterior without an end; looked at from the draw of the highest density."""
     model = posterior.model
     if model is None or not any(site.improper for site in model.structure.continuous):
@@ -253,7 +232,7 @@ def _proper(posterior: Judged) -> list[Check]:
     return [check_proper(ray, coordinates(target, labels_of(posterior)))]
 
 
-def _conflict(posterior: Judged, model: Model) -> Check:
+def _conflict(posterior: Posterior, model: Model) -> Check:
     name = "prior and data"
     latents = model.structure.of("latent")
     improper = [site.name for site in latents if site.improper]

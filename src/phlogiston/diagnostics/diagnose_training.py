@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,48 +15,13 @@ from phlogiston.diagnostics.checks.generators import check_coverage, check_preci
 from phlogiston.diagnostics.checks.variational import check_ending, check_rest
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.errors import PhlogistonWarning, UnsupportedModel
-from phlogiston.model.model import Model
-from phlogiston.posterior.drawn import Run
 from phlogiston.posterior.verdict import Check, Finding, Report, failed, skipped
+from phlogiston.training.fitted import Fitted
 
 Array = NDArray[Any]
 
 
-class Trained(Run, Protocol):
-    """A training that is judged (a ``Fitted``)."""
-
-    @property
-    def model(self) -> Model:
-        """With its learned parameters."""
-
-    @property
-    def guide(self) -> Any:
-        """An amortised guide, or None."""
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether it was stopped by hand."""
-
-    @property
-    def converged(self) -> bool:
-        """Whether the trainer's rule for stopping was met."""
-
-    @property
-    def history(self) -> Mapping[str, Array]:
-        """Curves."""
-
-    @property
-    def state(self) -> Mapping[str, Any]:
-        """All that training needs to go on."""
-
-    def simulate(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, torch.Tensor]:
-        """Draw every site."""
-
-    def usage(self, *, seed: int | None = 0) -> Any:
-        """What the latents carry."""
-
-
-def judge_training(fitted: Trained) -> Report:
+def judge_training(fitted: Fitted) -> Report:
     """Whether training ended well, the latents are used, and the samples reach all of the data."""
     if "draws" in fitted.state:  # the output of a game is no observation of the trained program
         return Report(tuple(_of_game(fitted)))
@@ -82,7 +47,7 @@ def judge_training(fitted: Trained) -> Report:
     return Report(tuple(checks))
 
 
-def _of_game(fitted: Trained) -> Iterator[Check]:
+def _of_game(fitted: Fitted) -> Iterator[Check]:
     yield _finite(fitted)
     told = [text for text in fitted.warnings if "on:" in text]
     yield check_game(told, len(fitted.warnings) - len(told))
@@ -94,7 +59,7 @@ def _of_game(fitted: Trained) -> Iterator[Check]:
     yield check_precision(data, draws, rng)
 
 
-def _ending(fitted: Trained) -> Check:
+def _ending(fitted: Fitted) -> Check:
     """A rule for stopping that was met, or all steps done, and the curve at rest by then."""
     wanted = fitted.settings.get("num_steps")
     done = fitted.figures.get("steps", float("inf"))
@@ -104,7 +69,7 @@ def _ending(fitted: Trained) -> Check:
     return check_rest(curve, fitted.stop_reason)
 
 
-def _finite(fitted: Trained) -> Check:
+def _finite(fitted: Fitted) -> Check:
     """Whether a curve or a parameter has left the finite numbers."""
     name = "finite training"
     curves = [curve for curve, values in fitted.history.items() if not np.isfinite(values).all()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,43 +14,19 @@ import xarray as xr
 from phlogiston import __version__
 from phlogiston.engine.program.isolate import generator
 from phlogiston.errors import UnknownName, did_you_mean
-from phlogiston.posterior.drawn import Drawn, Draws, Run
-from phlogiston.posterior.plan import Plan
 from phlogiston.stats import arviz
-from phlogiston.stats.estimate import Estimate
 from phlogiston.stats.weights import systematic_resample
 
-
-class HasDraws(Drawn, Run, Protocol):
-    """What the groups are made from (a ``Posterior``)."""
-
-    @property
-    def log_evidence(self) -> Estimate | None:
-        """With its error."""
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether it was stopped by hand."""
-
-    @property
-    def state(self) -> Mapping[str, np.ndarray]:
-        """Of the chains' samplers."""
-
-    @property
-    def plan(self) -> Plan | None:
-        """What was tried, where the method was chosen."""
-
-    @property
-    def history(self) -> Mapping[str, np.ndarray]:
-        """Curves of an optimisation."""
+if TYPE_CHECKING:
+    from phlogiston.posterior.posterior import Posterior
 
 
-def container(posterior: HasDraws) -> Any:
+def container(posterior: Posterior) -> Any:
     """ArviZ's own container of all groups."""
     return arviz.container(datasets(posterior))
 
 
-def datasets(posterior: HasDraws) -> dict[str, xr.Dataset]:
+def datasets(posterior: Posterior) -> dict[str, xr.Dataset]:
     """All groups by name; ``posterior`` first.
 
     Weighted draws: ``posterior`` holds as many draws resampled in proportion to their weights, and
@@ -59,7 +35,7 @@ def datasets(posterior: HasDraws) -> dict[str, xr.Dataset]:
     coords = dict(posterior.model.coords) if posterior.model is not None else {}
     attrs = _attributes(posterior)
 
-    def build(draws: Draws, extra: Mapping[str, Any] | None = None) -> xr.Dataset:
+    def build(draws: Mapping[str, torch.Tensor], extra: Mapping[str, Any] | None = None) -> xr.Dataset:
         variables = {name: (_dims(posterior, name, value), value.numpy()) for name, value in draws.items()}
         return arviz.dataset(variables, coords, {**attrs, **(extra or {})})
 
@@ -92,7 +68,7 @@ def datasets(posterior: HasDraws) -> dict[str, xr.Dataset]:
     return {**groups, **_data_groups(posterior, coords)}
 
 
-def _data_groups(posterior: HasDraws, coords: Mapping[str, Sequence[Any]]) -> dict[str, xr.Dataset]:
+def _data_groups(posterior: Posterior, coords: Mapping[str, Sequence[Any]]) -> dict[str, xr.Dataset]:
     if posterior.model is None:
         return {}
     groups = {}
@@ -124,7 +100,7 @@ def _numbered_array(name: str, value: np.ndarray) -> tuple[str, ...]:
     return tuple(f"{name.replace('/', '.')}_dim_{i}" for i in range(value.ndim))
 
 
-def _dims(posterior: HasDraws, name: str, value: torch.Tensor) -> tuple[str, ...]:
+def _dims(posterior: Posterior, name: str, value: torch.Tensor) -> tuple[str, ...]:
     sites = posterior.model.sites if posterior.model is not None else {}
     if name in posterior.marginals and value.ndim and value is posterior.marginals[name]:
         own = sites[name].dims[: value.ndim - 1] if name in sites else _numbered(name, value)[:-1]
@@ -134,7 +110,7 @@ def _dims(posterior: HasDraws, name: str, value: torch.Tensor) -> tuple[str, ...
     return ("chain", "draw", *(sites[name].dims if named else tuple(f"{name}_dim_{i}" for i in range(inner))))
 
 
-def _attributes(posterior: HasDraws) -> dict[str, Any]:
+def _attributes(posterior: Posterior) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "created_at": datetime.now(UTC).isoformat(),
         "inference_library": "phlogiston",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ from phlogiston.posterior.plan import Plan
 from phlogiston.stats import arviz
 from phlogiston.stats.estimate import Estimate
 
+if TYPE_CHECKING:
+    from phlogiston.posterior.posterior import Posterior
 
-def save(posterior: arviz_groups.HasDraws, path: Path) -> Path:
+
+def save(posterior: Posterior, path: Path) -> Path:
     """Write all groups to ``path``; folders are made."""
     with writing(path):
         arviz.write_netcdf(arviz_groups.datasets(posterior), path)

@@ -2,110 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phlogiston.posterior.posterior import Posterior
+from phlogiston.diagnostics.compare.agree import Agreement, Moment
 from phlogiston.posterior.verdict import Check, Finding, Report, Severity, failed
 from phlogiston.report.pages.page import Block, Section, Table, Text, page_of, picture, write
 from phlogiston.report.pages.posterior_page import model_section
 from phlogiston.report.pages.reproducibility import reproducibility
-from phlogiston.stats.divergence import C2st, Mmd
-from phlogiston.stats.estimate import Estimate
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+    pass
 
 Pair = tuple[str, str]
 _ROWS = 24
 
 
-class Compared(Protocol):
-    """One component by every method."""
-
-    @property
-    def label(self) -> str:
-        """Of the component."""
-
-    @property
-    def mean(self) -> Mapping[str, Estimate]:
-        """By method."""
-
-    @property
-    def sd(self) -> Mapping[str, Estimate]:
-        """By method."""
-
-
-class Agreed(Protocol):
-    """What a page is made from (an ``Agreement``)."""
-
-    @property
-    def posteriors(self) -> Mapping[str, Posterior]:
-        """By name."""
-
-    @property
-    def z(self) -> Mapping[Pair, float]:
-        """Of each pair, the largest difference in combined standard errors."""
-
-    @property
-    def where(self) -> Mapping[Pair, str]:
-        """Of which component."""
-
-    @property
-    def effect(self) -> Mapping[Pair, float]:
-        """In posterior standard deviations."""
-
-    @property
-    def c2st(self) -> Mapping[Pair, C2st]:
-        """How well a classifier tells the draws apart."""
-
-    @property
-    def mmd(self) -> Mapping[Pair, Mmd]:
-        """The kernel distance between them."""
-
-    @property
-    def reports(self) -> Mapping[str, Report]:
-        """Of each method, the checks of its own."""
-
-    @property
-    def refused(self) -> Mapping[str, str]:
-        """Methods that could not treat the model."""
-
-    @property
-    def limit(self) -> float:
-        """Of ``z``."""
-
-    @property
-    def outlier(self) -> str:
-        """Who disagrees with the others."""
-
-    @property
-    def why(self) -> str:
-        """In words."""
-
-    @property
-    def verdict(self) -> str:
-        """In one line."""
-
-    @property
-    def moments(self) -> tuple[Compared, ...]:
-        """Of every component."""
-
-    def differ(self, one: str, other: str) -> bool:
-        """Whether two methods differ."""
-
-    def summary(self) -> pd.DataFrame:
-        """A row a method."""
-
-    def plot(self) -> Figure:
-        """Means, spreads and evidences."""
-
-
-def write_agreement(found: Agreed, path: str | Path, *, command: str = "") -> Path:
+def write_agreement(found: Agreement, path: str | Path, *, command: str = "") -> Path:
     """Judge, draw and write; see ``Agreement.report``."""
     first = next(iter(found.posteriors.values()))
     names = list(found.posteriors)
@@ -119,13 +35,13 @@ def write_agreement(found: Agreed, path: str | Path, *, command: str = "") -> Pa
     return write(page, path)
 
 
-def _report(found: Agreed) -> Report:
+def _report(found: Agreement) -> Report:
     """A check for each pair, and what each method's own checks say."""
     pairs = [_pair(found, *pair) for pair in found.z]
     return Report((*pairs, *(_own(name, report) for name, report in found.reports.items())))
 
 
-def _pair(found: Agreed, one: str, other: str) -> Check:
+def _pair(found: Agreement, one: str, other: str) -> Check:
     pair, name = (one, other), f"{one} against {other}"
     told = found.c2st[pair]
     numbers = (
@@ -154,7 +70,7 @@ def _own(name: str, report: Report) -> Check:
     return failed(f"checks of {name}", finding)
 
 
-def _sections(found: Agreed, command: str) -> Iterator[Section]:
+def _sections(found: Agreement, command: str) -> Iterator[Section]:
     model = next(iter(found.posteriors.values())).model
     if model is not None:
         yield model_section(model)
@@ -167,7 +83,7 @@ def _sections(found: Agreed, command: str) -> Iterator[Section]:
         yield Section(f"Reproducibility of {name}", facts.blocks)
 
 
-def _methods(found: Agreed) -> Iterator[Block]:
+def _methods(found: Agreement) -> Iterator[Block]:
     table = found.summary()
     rows = [
         [str(name), *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row)]
@@ -179,7 +95,7 @@ def _methods(found: Agreed) -> Iterator[Block]:
         yield Text(f"{name} could not treat the model: {reason}")
 
 
-def _pairs(found: Agreed) -> Table:
+def _pairs(found: Agreement) -> Table:
     rows = [
         [
             f"{one}, {other}",
@@ -196,10 +112,10 @@ def _pairs(found: Agreed) -> Table:
     return Table(head, rows[:_ROWS], rows[_ROWS:], numbers=False)
 
 
-def _moments(found: Agreed) -> Table:
+def _moments(found: Agreement) -> Table:
     names = list(found.posteriors)
 
-    def apart(moment: Compared) -> float:
+    def apart(moment: Moment) -> float:
         means = [float(moment.mean[name].value) for name in names]
         scale = max(float(np.median([float(moment.sd[name].value) for name in names])), 1e-300)
         return -(max(means) - min(means)) / scale

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,20 +12,15 @@ import torch
 from phlogiston.engine.program.dependencies import parents_of
 from phlogiston.errors import ModelError
 from phlogiston.posterior import tables
-from phlogiston.posterior.drawn import Drawn, Run
 from phlogiston.posterior.plan import Plan
-from phlogiston.posterior.predictive_checks import STATISTICS, LooPit, compare
-from phlogiston.posterior.verdict import Report
+from phlogiston.posterior.posterior import Posterior
+from phlogiston.posterior.predictive_checks import STATISTICS, compare
 from phlogiston.report.pages.graph import MOST_SITES, draw
 from phlogiston.report.pages.page import Block, Code, Markup, Section, Table, Text, dotted, page_of, picture, write
 from phlogiston.report.pages.reproducibility import reproducibility
-from phlogiston.report.plots import DoesNotApply, Plots
-from phlogiston.stats.elbo import Decomposition
-from phlogiston.stats.estimate import Estimate
-from phlogiston.stats.loo import Loo
+from phlogiston.report.plots import DoesNotApply
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
     from phlogiston.model.model import Model
@@ -37,54 +32,7 @@ _DATA_SETS = 1000
 _MOST_POINTWISE = 20_000_000
 
 
-class Reported(Drawn, Run, Protocol):
-    """What a page is made from (a ``Posterior``)."""
-
-    @property
-    def log_evidence(self) -> Estimate | None:
-        """With its error."""
-
-    @property
-    def decomposition(self) -> Decomposition | None:
-        """Evidence and bound, where the draws come from a guide."""
-
-    @property
-    def history(self) -> Mapping[str, np.ndarray]:
-        """Curves of an optimisation."""
-
-    @property
-    def plan(self) -> Plan | None:
-        """What was tried, where the method was chosen."""
-
-    @property
-    def num_chains(self) -> int:
-        """Chains."""
-
-    @property
-    def num_draws(self) -> int:
-        """Draws of each chain."""
-
-    @property
-    def plot(self) -> Plots:
-        """Pictures."""
-
-    def diagnose(self) -> Report:
-        """Every check."""
-
-    def summary(self) -> pd.DataFrame:
-        """A row a component."""
-
-    def predict(self, *, sites: tuple[str, ...] | None = None, prior: bool = False) -> dict[str, torch.Tensor]:
-        """Predictive draws."""
-
-    def loo(self, site: str | None = None) -> Loo:
-        """Leave-one-out."""
-
-    def loo_pit(self, site: str | None = None) -> LooPit:
-        """Leave-one-out calibration."""
-
-
-def write_posterior(posterior: Reported, path: str | Path, *, command: str = "") -> Path:
+def write_posterior(posterior: Posterior, path: str | Path, *, command: str = "") -> Path:
     """Judge, draw and write; see ``Posterior.report``."""
     name = posterior.model.name if posterior.model is not None else "Posterior"
     size = f"{posterior.num_chains * posterior.num_draws:,} draws"
@@ -99,7 +47,7 @@ def write_posterior(posterior: Reported, path: str | Path, *, command: str = "")
     return write(page, path)
 
 
-def _sections(posterior: Reported, command: str) -> Iterator[Section]:
+def _sections(posterior: Posterior, command: str) -> Iterator[Section]:
     if posterior.model is not None:
         yield model_section(posterior.model)
     if posterior.plan is not None:
@@ -169,7 +117,7 @@ def _plan(plan: Plan) -> Iterator[Block]:
         yield Text(plan.advice)
 
 
-def _summary(posterior: Reported) -> Iterator[Block]:
+def _summary(posterior: Posterior) -> Iterator[Block]:
     table = posterior.summary()
     shown = tables.formatted(table.iloc[:_MOST_ROWS])
     rows = [[str(label), *values] for label, values in zip(shown.index, shown.to_numpy().tolist(), strict=True)]
@@ -178,7 +126,7 @@ def _summary(posterior: Reported) -> Iterator[Block]:
         yield Text(f"{len(table) - _MOST_ROWS:,} more components are left out; post.summary() has them.")
 
 
-def _draws(posterior: Reported) -> Iterator[Block]:
+def _draws(posterior: Posterior) -> Iterator[Block]:
     plot = posterior.plot
     if posterior.is_chain:
         yield from _drawn(plot.trace, _TRACE, vector=False)
@@ -188,7 +136,7 @@ def _draws(posterior: Reported) -> Iterator[Block]:
         yield from _drawn(plot.marginals, "The marginal of each component.")
 
 
-def _predictive(posterior: Reported, model: Model) -> Iterator[Block]:
+def _predictive(posterior: Posterior, model: Model) -> Iterator[Block]:
     sites = [site for site in model.structure.observable if all(site.shape)]
     if not sites:
         return
@@ -225,7 +173,7 @@ def _checked(statistic: str, site: str, observed: torch.Tensor, predicted: torch
     return [f"{statistic} of {site}, {source}", *(f"{x:.4g}" for x in numbers), f"{float(check.p_value.value):.3f}"]
 
 
-def _pointwise(posterior: Reported, model: Model) -> Iterator[Block]:
+def _pointwise(posterior: Posterior, model: Model) -> Iterator[Block]:
     draws = posterior.num_chains * posterior.num_draws
     for site in model.structure.observable[:_SITES]:
         count = int(np.prod(site.batch_shape))
@@ -237,7 +185,7 @@ def _pointwise(posterior: Reported, model: Model) -> Iterator[Block]:
         yield from _drawn(lambda name=site.name: posterior.plot.khat(name), _KHAT)  # type: ignore[misc]
 
 
-def _approximation(posterior: Reported) -> Iterator[Block]:
+def _approximation(posterior: Posterior) -> Iterator[Block]:
     if posterior.decomposition is None and not posterior.history:
         return
     if posterior.stop_reason:
@@ -248,7 +196,7 @@ def _approximation(posterior: Reported) -> Iterator[Block]:
     yield from _drawn(posterior.plot.history, "The bound should have come to rest.")
 
 
-def _evidence(posterior: Reported) -> Iterator[Block]:
+def _evidence(posterior: Posterior) -> Iterator[Block]:
     yield Text(f"log p(observed) = {posterior.log_evidence} nats.")
     if posterior.log_weights is not None:
         yield from _drawn(posterior.plot.evidence, "The estimate as weights accumulate: it should have come to rest.")

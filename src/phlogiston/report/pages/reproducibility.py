@@ -14,14 +14,15 @@ import torch
 
 from phlogiston import __version__
 from phlogiston.model.model import Model
-from phlogiston.posterior.drawn import Run
+from phlogiston.posterior.posterior import Posterior
 from phlogiston.report.pages.page import Block, Code, Section, Table
+from phlogiston.training.fitted import Fitted
 
 _PACKAGES = ("torch", "pyro-ppl", "numpy", "arviz", "xarray", "matplotlib", "numba")
 _LONGEST_SOURCE = 200
 
 
-def reproducibility(run: Run, *, verb: str, command: str) -> Section:
+def reproducibility(run: Posterior | Fitted, *, verb: str, command: str) -> Section:
     """The section that a reader needs to get the same numbers."""
     given = ", ".join(f"{name}={_short(value)}" for name, value in run.settings.items())
     call = command or f'ph.{verb}(model, "{run.method}"{", " + given if given else ""}, seed={run.seed})'

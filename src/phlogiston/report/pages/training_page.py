@@ -3,93 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from phlogiston.errors import PhlogistonWarning, UnsupportedModel
-from phlogiston.posterior.drawn import Run
+from phlogiston.posterior.posterior import Posterior
 from phlogiston.posterior.predictive_checks import STATISTICS
-from phlogiston.posterior.verdict import Report
 from phlogiston.report.pages import images
 from phlogiston.report.pages.film import sheet
 from phlogiston.report.pages.page import Block, Section, Table, Text, dotted, page_of, picture, write
 from phlogiston.report.pages.posterior_page import model_section
 from phlogiston.report.pages.reproducibility import reproducibility
 from phlogiston.report.plots import DoesNotApply, bounds
+from phlogiston.training.evaluate.usage import Usage
+from phlogiston.training.fitted import Fitted
 
 if TYPE_CHECKING:
-    from phlogiston.model.model import Model
+    pass
 
 _SHOWN = 10
 _DRAWS = 16
 _ROWS = 20
 
 
-class Usage(Protocol):
-    """What each coordinate of the latents carries."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the coordinates."""
-
-    @property
-    def kl(self) -> NDArray[Any]:
-        """Of each, in nats."""
-
-    @property
-    def active(self) -> NDArray[Any]:
-        """Whether each moves with the data."""
-
-
-class Encodes(Protocol):
-    """The draws of an encoder (a ``Posterior``)."""
-
-    @property
-    def draws(self) -> Mapping[str, torch.Tensor]:
-        """Of every datum's latents."""
-
-    def predict(self, *, sites: tuple[str, ...]) -> dict[str, torch.Tensor]:
-        """Predictive draws: reconstructions."""
-
-
-class Trained(Run, Protocol):
-    """What a page is made from (a ``Fitted``)."""
-
-    @property
-    def model(self) -> Model:
-        """With its learned parameters."""
-
-    @property
-    def history(self) -> Mapping[str, NDArray[Any]]:
-        """Curves."""
-
-    @property
-    def state(self) -> Mapping[str, Any]:
-        """All that training needs to go on."""
-
-    @property
-    def params(self) -> Mapping[str, torch.Tensor]:
-        """The learned parameters."""
-
-    def simulate(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, torch.Tensor]:
-        """Draw every site."""
-
-    def usage(self, *, seed: int | None = 0) -> Usage:
-        """What the latents carry."""
-
-    def posterior(self, *, num_samples: int = 1000, seed: int | None = None) -> Encodes:
-        """The latents of the data."""
-
-    def diagnose(self) -> Report:
-        """Every check."""
-
-
-def write_fitted(fitted: Trained, path: str | Path, *, command: str = "") -> Path:
+def write_fitted(fitted: Fitted, path: str | Path, *, command: str = "") -> Path:
     """Judge, draw and write; see ``Fitted.report``."""
     count = sum(value.numel() for value in fitted.params.values())
     page = page_of(
@@ -101,7 +42,7 @@ def write_fitted(fitted: Trained, path: str | Path, *, command: str = "") -> Pat
     return write(page, path)
 
 
-def _sections(fitted: Trained, command: str) -> Iterator[Section]:
+def _sections(fitted: Fitted, command: str) -> Iterator[Section]:
     yield Section("Samples", [*_samples(fitted)])
     yield Section("Latents", [*_latents(fitted)])
     yield Section("Training", [*_training(fitted)])
@@ -109,7 +50,7 @@ def _sections(fitted: Trained, command: str) -> Iterator[Section]:
     yield reproducibility(fitted, verb="train", command=command)
 
 
-def _training(fitted: Trained) -> Iterator[Block]:
+def _training(fitted: Fitted) -> Iterator[Block]:
     try:
         figure = bounds.curves(f"Training · {fitted.method} on {fitted.model.name}", fitted.history)
         yield picture(figure, "Curves that have come to rest, none of them running away.")
@@ -129,7 +70,7 @@ def _parameter(name: str, value: torch.Tensor) -> list[str]:
     return [dotted(name), "×".join(map(str, value.shape)) or "scalar", *(f"{float(x):.4g}" for x in numbers)]
 
 
-def _samples(fitted: Trained) -> Iterator[Block]:
+def _samples(fitted: Fitted) -> Iterator[Block]:
     """Data beside what the trained program draws."""
     pairs = _data_and_samples(fitted)
     rows = []
@@ -151,7 +92,7 @@ def _samples(fitted: Trained) -> Iterator[Block]:
         yield picture(over_time, "What the generator draws as it learns, beside the data.", vector=False)
 
 
-def _data_and_samples(fitted: Trained) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _data_and_samples(fitted: Fitted) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """By site; of a game, the rows that were looked at."""
     if "draws" in fitted.state:
         return {fitted.state["site"]: (fitted.state["data"], fitted.state["draws"])}
@@ -160,7 +101,7 @@ def _data_and_samples(fitted: Trained) -> dict[str, tuple[torch.Tensor, torch.Te
     return {name: (data, drawn[name][0]) for name, data in observed.items()}
 
 
-def _latents(fitted: Trained) -> Iterator[Block]:
+def _latents(fitted: Fitted) -> Iterator[Block]:
     """What the latents carry, where an amortised guide knows them."""
     try:
         with warnings.catch_warnings():
@@ -177,7 +118,7 @@ def _latents(fitted: Trained) -> Iterator[Block]:
     yield from _reconstructions(fitted, encoded)
 
 
-def _plane(encoded: Encodes, usage: Usage) -> Iterator[Block]:
+def _plane(encoded: Posterior, usage: Usage) -> Iterator[Block]:
     names = [name.split("[")[0] for name in usage.names]
     order = np.argsort(-np.nan_to_num(usage.kl), kind="stable")
     if order.size < 2 or names[order[0]] != names[order[1]] or names[order[0]] not in encoded.draws:
@@ -192,7 +133,7 @@ def _plane(encoded: Encodes, usage: Usage) -> Iterator[Block]:
     yield picture(images.plane("Posterior means of the data", labels, flat[:, [x, y]]), vector=len(flat) <= 500)
 
 
-def _reconstructions(fitted: Trained, encoded: Encodes) -> Iterator[Block]:
+def _reconstructions(fitted: Fitted, encoded: Posterior) -> Iterator[Block]:
     for name, data in fitted.model.structure.observations.items():
         seen = images.as_images(data.double().numpy())
         if seen is None or len(seen) < _SHOWN:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phlogiston.posterior.posterior import Posterior
 from phlogiston.report.plots import bounds, chains, evidence, forest, khat, marginals, predictive, weights
 from phlogiston.report.plots.chains import heading
-from phlogiston.report.plots.components import DoesNotApply, Plottable
+from phlogiston.report.plots.components import DoesNotApply
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +39,7 @@ class Plots:
         1
     """
 
-    posterior: Plottable
+    posterior: Posterior
 
     def trace(self, var_names: Sites = None) -> Figure:
         """The marginal density of each component, a line a chain, beside its draws in order; divergences as ticks.

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phlogiston.errors import problem
+from phlogiston.posterior.posterior import Posterior
 from phlogiston.report.plots import style
 from phlogiston.report.plots.chains import heading
-from phlogiston.report.plots.components import LIMIT, Array, DoesNotApply, Plottable
+from phlogiston.report.plots.components import LIMIT, Array, DoesNotApply
 from phlogiston.stats.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _WINDOWS = 50
 
 
 @style.styled
-def gap(posterior: Plottable) -> Figure:
+def gap(posterior: Posterior) -> Figure:
     """The ELBO, the log evidence and their parts on one scale; see ``Plots.gap``."""
     parts = posterior.decomposition
     if parts is None:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from phlogiston.diagnostics.checks.chains import BFMI_LIMIT
 from phlogiston.engine.program.isolate import generator
 from phlogiston.errors import problem
+from phlogiston.posterior.posterior import Posterior
 from phlogiston.report.plots import densities, style
-from phlogiston.report.plots.components import Array, Component, DoesNotApply, Plottable, choose
+from phlogiston.report.plots.components import Array, Component, DoesNotApply, choose
 from phlogiston.stats import arviz
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _MARKED = 15
 
 
 @style.styled
-def trace(posterior: Plottable, sites: Sequence[str] | str | None) -> Figure:
+def trace(posterior: Posterior, sites: Sequence[str] | str | None) -> Figure:
     """Densities by chain beside the draws in order; see ``Plots.trace``."""
     _require_chains(posterior, "trace")
     chosen = choose(posterior, sites)
@@ -100,7 +101,7 @@ def _rug(axes: Axes, places: Array) -> None:
 
 
 @style.styled
-def rank(posterior: Plottable, sites: Sequence[str] | str | None) -> Figure:
+def rank(posterior: Posterior, sites: Sequence[str] | str | None) -> Figure:
     """Rank histograms by chain; see ``Plots.rank``."""
     _require_chains(posterior, "rank")
     if posterior.num_chains < 2:
@@ -143,7 +144,7 @@ def _ranks(axes: Axes, component: Component, rows: int, colours: Sequence[Any]) 
 
 
 @style.styled
-def energy(posterior: Plottable) -> Figure:
+def energy(posterior: Posterior) -> Figure:
     """The energy against its change from draw to draw; see ``Plots.energy``."""
     if "energy" not in posterior.stats or posterior.num_draws < 4:
         found = problem(
@@ -177,7 +178,7 @@ def energy(posterior: Plottable) -> Figure:
     return figure
 
 
-def _require_chains(posterior: Plottable, picture: str) -> None:
+def _require_chains(posterior: Posterior, picture: str) -> None:
     if posterior.is_chain:
         return
     if posterior.log_weights is not None:
@@ -189,7 +190,7 @@ def _require_chains(posterior: Plottable, picture: str) -> None:
     raise DoesNotApply(problem(f"{picture} ({posterior.method})", found=found, expected=expected, fix=instead))
 
 
-def heading(what: str, posterior: Plottable) -> str:
+def heading(what: str, posterior: Posterior) -> str:
     """What a picture shows, and of which run."""
     model = f" on {posterior.model.name}" if posterior.model is not None else ""
     chains, draws = posterior.num_chains, posterior.num_draws
@@ -199,7 +200,7 @@ def heading(what: str, posterior: Plottable) -> str:
     return style.plain(f"{what} · {posterior.method}{model} · {size}")
 
 
-def divergences(posterior: Plottable) -> NDArray[np.bool_] | None:
+def divergences(posterior: Posterior) -> NDArray[np.bool_] | None:
     """Which draws diverged, ``[chain, draw]``; None where the method has no such thing."""
     if not posterior.is_chain or "diverging" not in posterior.stats:
         return None

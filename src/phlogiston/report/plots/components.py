@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from phlogiston.errors import UnknownName, did_you_mean
-from phlogiston.posterior.drawn import Drawn
+from phlogiston.posterior.posterior import Posterior
 from phlogiston.stats.convergence import SCREENED, badness, convergence, screen
-from phlogiston.stats.elbo import Decomposition
-from phlogiston.stats.estimate import Estimate
-from phlogiston.stats.loo import Loo
 
 Array = NDArray[np.float64]
 
@@ -26,40 +22,6 @@ _LONGEST_LABEL = 28
 
 class DoesNotApply(ValueError):
     """This picture does not exist for this posterior; the message says which one does."""
-
-
-class Plottable(Drawn, Protocol):
-    """What the pictures are made from (a ``Posterior``)."""
-
-    @property
-    def weights(self) -> torch.Tensor | None:
-        """Smoothed and normalised."""
-
-    @property
-    def num_chains(self) -> int:
-        """Chains."""
-
-    @property
-    def num_draws(self) -> int:
-        """Draws of each chain."""
-
-    @property
-    def log_evidence(self) -> Estimate | None:
-        """With its error."""
-
-    @property
-    def decomposition(self) -> Decomposition | None:
-        """Evidence and bound, where the draws come from a guide."""
-
-    @property
-    def history(self) -> Mapping[str, NDArray[Any]]:
-        """Curves of an optimisation."""
-
-    def loo(self, site: str | None = None) -> Loo:
-        """Leave-one-out of an observed site."""
-
-    def predict(self, *, sites: tuple[str, ...] | None = None, prior: bool = False) -> dict[str, torch.Tensor]:
-        """Predictive draws of observed sites."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +60,7 @@ def is_whole(values: Array) -> bool:
     return bool(np.isfinite(values).all() and (values == np.round(values)).all())
 
 
-def choose(posterior: Plottable, sites: Sequence[str] | str | None, limit: int = LIMIT) -> Selection:
+def choose(posterior: Posterior, sites: Sequence[str] | str | None, limit: int = LIMIT) -> Selection:
     """At most ``limit`` components of the sites: of chains those that have converged worst, else the first.
 
     Args:
@@ -119,20 +81,20 @@ def choose(posterior: Plottable, sites: Sequence[str] | str | None, limit: int =
     return Selection(tuple(_component(posterior, site, index) for site, index in chosen), note)
 
 
-def _component(posterior: Plottable, site: str, index: tuple[int, ...]) -> Component:
+def _component(posterior: Posterior, site: str, index: tuple[int, ...]) -> Component:
     values = _values(posterior, site, index)
     rhat, ess = convergence(values[..., None]) if posterior.is_chain else (np.array([np.nan]), np.array([np.nan]))
     return Component(site, index, label(posterior, site, index), values, float(rhat[0]), float(ess[0]))
 
 
-def _values(posterior: Plottable, site: str, index: tuple[int, ...]) -> Array:
+def _values(posterior: Posterior, site: str, index: tuple[int, ...]) -> Array:
     draws = posterior.draws[site].detach()
     for place in index:
         draws = draws.select(2, place)
     return draws.cpu().double().numpy()
 
 
-def label(posterior: Plottable, site: str, index: tuple[int, ...]) -> str:
+def label(posterior: Posterior, site: str, index: tuple[int, ...]) -> str:
     """``theta[Choate]`` where the model has labels, else ``theta[0]``."""
     names = [str(labels[i]) for labels, i in zip(labels_of(posterior, site), index, strict=True)]
     position = f"[{', '.join(names)}]" if names else ""
@@ -141,7 +103,7 @@ def label(posterior: Plottable, site: str, index: tuple[int, ...]) -> str:
     return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 2] + "…]"
 
 
-def labels_of(posterior: Plottable, site: str) -> list[Sequence[Any]]:
+def labels_of(posterior: Posterior, site: str) -> list[Sequence[Any]]:
     """A label for every position of every dimension of a site."""
     if posterior.model is None:
         return [range(n) for n in posterior.draws[site].shape[2:]]
@@ -150,7 +112,7 @@ def labels_of(posterior: Plottable, site: str) -> list[Sequence[Any]]:
     return posterior.model.labels(site, shape)
 
 
-def _named(posterior: Plottable, sites: Sequence[str] | str | None) -> list[tuple[str, tuple[int, ...]]]:
+def _named(posterior: Posterior, sites: Sequence[str] | str | None) -> list[tuple[str, tuple[int, ...]]]:
     wanted = posterior.draws if sites is None else [sites] if isinstance(sites, str) else sites
     found: dict[tuple[str, tuple[int, ...]], None] = {}
     for name in wanted:
@@ -176,7 +138,7 @@ def _some(name: str, labels: list[str]) -> str:
 
 
 def _worst(
-    posterior: Plottable, named: list[tuple[str, tuple[int, ...]]], limit: int
+    posterior: Posterior, named: list[tuple[str, tuple[int, ...]]], limit: int
 ) -> list[tuple[str, tuple[int, ...]]]:
     """The ``limit`` components furthest beyond the limits of R-hat and ESS, in the order given."""
     if len(named) > SCREENED:
@@ -187,7 +149,7 @@ def _worst(
     return [named[i] for i in np.sort(np.argsort(-scores, kind="stable")[:limit])]
 
 
-def _screen(posterior: Plottable, named: list[tuple[str, tuple[int, ...]]]) -> Array:
+def _screen(posterior: Posterior, named: list[tuple[str, tuple[int, ...]]]) -> Array:
     """A cheap version of ``_badness`` for thousands of components."""
     scores: dict[str, Array] = {}
     for site in dict.fromkeys(site for site, _ in named):

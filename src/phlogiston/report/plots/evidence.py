@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phlogiston.errors import problem
+from phlogiston.posterior.posterior import Posterior
 from phlogiston.report.plots import style
 from phlogiston.report.plots.chains import heading
-from phlogiston.report.plots.components import Array, DoesNotApply, Plottable
+from phlogiston.report.plots.components import Array, DoesNotApply
 from phlogiston.stats.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _POINTS = 200
 
 
 @style.styled
-def evidence(posterior: Plottable) -> Figure:
+def evidence(posterior: Posterior) -> Figure:
     """The estimate, or how it settles; see ``Plots.evidence``."""
     found = posterior.log_evidence
     if found is None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from phlogiston.posterior.posterior import Posterior
 from phlogiston.report.plots import style
 from phlogiston.report.plots.chains import heading, name_chains
-from phlogiston.report.plots.components import Component, Plottable, choose
+from phlogiston.report.plots.components import Component, choose
 from phlogiston.stats.moments import quantiles
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @style.styled
-def forest(posterior: Plottable, sites: Sequence[str] | str | None) -> Figure:
+def forest(posterior: Posterior, sites: Sequence[str] | str | None) -> Figure:
     """A row a component; see ``Plots.forest``."""
     chosen = choose(posterior, sites, _ROWS)
     count = len(chosen.components)

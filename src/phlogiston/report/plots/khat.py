@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phlogiston.errors import problem
+from phlogiston.posterior.posterior import Posterior
 from phlogiston.report.plots import style
 from phlogiston.report.plots.chains import heading
-from phlogiston.report.plots.components import DoesNotApply, Plottable, labels_of
+from phlogiston.report.plots.components import DoesNotApply, labels_of
 from phlogiston.report.plots.predictive import observed_sites
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _NAMED = 8
 
 
 @style.styled
-def khat(posterior: Plottable, site: str | None) -> Figure:
+def khat(posterior: Posterior, site: str | None) -> Figure:
     """k-hat of leaving each observation out; see ``Plots.khat``."""
     names = observed_sites(posterior, site, "khat")
     if len(names) > 1:
@@ -51,7 +52,7 @@ def khat(posterior: Plottable, site: str | None) -> Figure:
     return figure
 
 
-def _labels(posterior: Plottable, site: str, count: int) -> list[str]:
+def _labels(posterior: Posterior, site: str, count: int) -> list[str]:
     """What the observations are called: labels where there is one for each, else numbers."""
     names = labels_of(posterior, site)
     texts = [

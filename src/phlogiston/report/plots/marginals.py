@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from phlogiston.engine.program.isolate import generator
 from phlogiston.errors import UnknownName, did_you_mean, problem
+from phlogiston.posterior.posterior import Posterior
 from phlogiston.report.plots import densities, style
 from phlogiston.report.plots.chains import divergence_note, divergences, heading
-from phlogiston.report.plots.components import Array, Component, DoesNotApply, Plottable, choose
+from phlogiston.report.plots.components import Array, Component, DoesNotApply, choose
 from phlogiston.stats.moments import quantiles
 from phlogiston.stats.weights import systematic_resample
 
@@ -26,7 +27,7 @@ _NAMED_STATES = 6
 
 
 @style.styled
-def marginals(posterior: Plottable, sites: Sequence[str] | str | None, reference: Mapping[str, Any]) -> Figure:
+def marginals(posterior: Posterior, sites: Sequence[str] | str | None, reference: Mapping[str, Any]) -> Figure:
     """A panel a component; see ``Plots.marginals``."""
     truth = {name: _truth(posterior, name, value) for name, value in reference.items()}
     chosen = choose(posterior, sites)
@@ -59,7 +60,7 @@ def marginals(posterior: Plottable, sites: Sequence[str] | str | None, reference
     return figure
 
 
-def _truth(posterior: Plottable, name: str, value: Any) -> Array:
+def _truth(posterior: Posterior, name: str, value: Any) -> Array:
     if name not in posterior.draws:
         raise UnknownName(f"marginals: reference names no site {name!r}; {did_you_mean(name, posterior.draws)}")
     array, shape = np.asarray(value, dtype=float), tuple(posterior.draws[name].shape[2:])
@@ -111,7 +112,7 @@ def _mark(axes: Axes, mean: float, low: float, high: float) -> None:
     axes.set_xlabel(text.replace("-", "−"), fontsize=8, color=style.QUIET, loc="left", labelpad=2)
 
 
-def _exact(axes: Axes, posterior: Plottable, component: Component) -> None:
+def _exact(axes: Axes, posterior: Posterior, component: Component) -> None:
     share = posterior.marginals[component.site][component.index].double().numpy()
     places = np.arange(share.size)
     axes.bar(places, share, 0.8, color=style.BLUE)
@@ -123,7 +124,7 @@ def _exact(axes: Axes, posterior: Plottable, component: Component) -> None:
 
 
 @style.styled
-def pair(posterior: Plottable, sites: Sequence[str] | str | None) -> Figure:
+def pair(posterior: Posterior, sites: Sequence[str] | str | None) -> Figure:
     """The lower triangle of a scatter matrix; see ``Plots.pairs``."""
     chosen = choose(posterior, sites, _PAIRED)
     count = len(chosen.components)
@@ -155,7 +156,7 @@ def pair(posterior: Plottable, sites: Sequence[str] | str | None) -> Figure:
     return figure
 
 
-def _rows(posterior: Plottable, divergent: NDArray[np.bool_] | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _rows(posterior: Posterior, divergent: NDArray[np.bool_] | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which draws to show: those that did not diverge, thinned or resampled, and those that did."""
     total = posterior.num_chains * posterior.num_draws
     if posterior.log_weights is not None:

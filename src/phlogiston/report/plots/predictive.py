@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phlogiston.errors import UnknownName, did_you_mean, problem
+from phlogiston.posterior.posterior import Posterior
 from phlogiston.report.plots import densities, style
 from phlogiston.report.plots.chains import heading
-from phlogiston.report.plots.components import Array, DoesNotApply, Plottable, is_whole, labels_of
+from phlogiston.report.plots.components import Array, DoesNotApply, is_whole, labels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +49,7 @@ class _Data:
 
 
 @style.styled
-def predictive(posterior: Plottable, site: str | None, *, prior: bool = False) -> Figure:
+def predictive(posterior: Posterior, site: str | None, *, prior: bool = False) -> Figure:
     """A panel a column of the data; see ``Plots.predictive``."""
     data = _data(posterior, observed_sites(posterior, site), prior)
     count = data[0].observed.size
@@ -69,7 +70,7 @@ def predictive(posterior: Plottable, site: str | None, *, prior: bool = False) -
     return figure
 
 
-def separate_sites(posterior: Plottable) -> list[str]:
+def separate_sites(posterior: Posterior) -> list[str]:
     """The observed sites where each needs a picture of its own; none where one picture holds all."""
     if posterior.model is None:
         return []
@@ -78,7 +79,7 @@ def separate_sites(posterior: Plottable) -> list[str]:
     return [] if together else [site.name for site in observed]
 
 
-def observed_sites(posterior: Plottable, site: str | None, picture: str = "predictive") -> list[str]:
+def observed_sites(posterior: Posterior, site: str | None, picture: str = "predictive") -> list[str]:
     """The observed sites to show: the one named, the only one, or all where all are single values."""
     where = f"{picture} ({posterior.method})"
     if posterior.model is None:
@@ -98,7 +99,7 @@ def observed_sites(posterior: Plottable, site: str | None, picture: str = "predi
     return [site] if site is not None else observed
 
 
-def _data(posterior: Plottable, names: list[str], prior: bool) -> list[_Data]:
+def _data(posterior: Posterior, names: list[str], prior: bool) -> list[_Data]:
     assert posterior.model is not None  # observed_sites has said so
     kept = posterior.predictions.get("prior_predictive" if prior else "posterior_predictive", {})
     missing = tuple(name for name in names if name not in kept)
@@ -114,7 +115,7 @@ def _data(posterior: Plottable, names: list[str], prior: bool) -> list[_Data]:
     return _columns(posterior, name, seen, flat[name])
 
 
-def _columns(posterior: Plottable, name: str, seen: Array, predicted: Array) -> list[_Data]:
+def _columns(posterior: Posterior, name: str, seen: Array, predicted: Array) -> list[_Data]:
     """One part for each of a few columns (the last event dimension), else all in one."""
     assert posterior.model is not None
     site = posterior.model.sites[name]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phlogiston.errors import problem
+from phlogiston.posterior.posterior import Posterior
 from phlogiston.report.plots import style
 from phlogiston.report.plots.chains import heading
-from phlogiston.report.plots.components import Array, DoesNotApply, Plottable
+from phlogiston.report.plots.components import Array, DoesNotApply
 from phlogiston.stats.weights import effective_sample_size, khat_threshold, pareto_smooth
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _POINTS = 2_000
 
 
 @style.styled
-def weights(posterior: Plottable) -> Figure:
+def weights(posterior: Posterior) -> Figure:
     """Sorted weights and what share of the whole they hold; see ``Plots.weights``."""
     if posterior.log_weights is None:
         found = problem(
