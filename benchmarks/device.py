@@ -69,7 +69,7 @@ def main() -> None:
         for device in arguments.devices:
             for engine in arguments.engines:
                 fitted, seconds = run(x_train, batch, arguments.epochs, device, engine)
-                elbo = float(fitted.elbo(x=x_test, num_samples=8, seed=0).mean.value)
+                elbo = float(fitted.estimate_elbo(x=x_test, num_samples=8, seed=0).mean.value)
                 numbers = f"{np.median(seconds[1:]):9.4f} {seconds[0]:8.2f} {elbo:9.2f}"
                 print(f"{batch:6} {device:>7} {numbers}  {fitted.engine}", flush=True)
 

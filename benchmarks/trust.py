@@ -27,7 +27,7 @@ from results import ROOT, Kept, insert
 from sklearn.datasets import load_iris
 
 import phlogiston as ph
-from phlogiston.posterior.verdict import Report
+from phlogiston.posterior.verdict import Diagnosis
 from phlogiston.training.fitted import Fitted
 
 sys.path.insert(0, str(ROOT / "models"))
@@ -41,7 +41,7 @@ import nig_regression
 import normal_normal
 import ppca
 
-Fit = Callable[[int], Report]
+Fit = Callable[[int], Diagnosis]
 DTYPE = torch.float64
 FAST = ph.Adam(learning_rate=0.01, beta1=0.5, beta2=0.99)
 
@@ -71,13 +71,13 @@ def scale(y: float = 1.3) -> ph.Model:
     return ph.Model(program).observe(y=y)
 
 
-def given(model: ph.Model, **draws: np.ndarray) -> Report:
+def given(model: ph.Model, **draws: np.ndarray) -> Diagnosis:
     """The report of draws made by hand: independent, [draw, ...]."""
     tensors = {name: torch.from_numpy(np.ascontiguousarray(value[None])).to(DTYPE) for name, value in draws.items()}
     return ph.Posterior(draws=tensors, method="by hand", model=model, seed=0).diagnose()
 
 
-def run(model: ph.Model, method: str, seed: int, **settings: Any) -> Report:
+def run(model: ph.Model, method: str, seed: int, **settings: Any) -> Diagnosis:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ph.PhlogistonWarning)
         return ph.infer(model, method, seed=seed, progress=False, **settings).diagnose()
@@ -86,35 +86,35 @@ def run(model: ph.Model, method: str, seed: int, **settings: Any) -> Report:
 # Faults ---------------------------------------------------------------------------------------------------------------
 
 
-def centred_funnel(seed: int) -> Report:
+def centred_funnel(seed: int) -> Diagnosis:
     return run(funnel.centred_model, "nuts", seed)
 
 
-def separated_modes(seed: int) -> Report:
+def separated_modes(seed: int) -> Diagnosis:
     """Four chains, of which at least one starts in either mode, as R-hat knows only of modes that a chain has found."""
     starts = {"z": torch.tensor([-8.0, -8.0, 8.0, 8.0], dtype=DTYPE), "plain": torch.zeros(4, dtype=DTYPE)}
     return run(modes(0.5, 8.0), "nuts", seed, initial=starts)
 
 
-def mean_field(seed: int) -> Report:
+def mean_field(seed: int) -> Diagnosis:
     """Draws of the best mean-field normal of a normal with correlation 0.99: each variance 1 / precision."""
     rng, rho = np.random.default_rng(seed), 0.99
     return given(correlated(rho), z=rng.standard_normal((2000, 2)) * np.sqrt(1.0 - rho**2))
 
 
-def mean_field_svi(seed: int) -> Report:
+def mean_field_svi(seed: int) -> Diagnosis:
     """The same by SVI, whose draws carry weights."""
     return run(correlated(0.99), "svi", seed, guide="normal", engine="graph")
 
 
-def thin_proposal(seed: int) -> Report:
+def thin_proposal(seed: int) -> Diagnosis:
     """A normal of sd 0.3 for a target of sd 1: k-hat is 1 - 0.3^2 = 0.91."""
     model = ph.Model(lambda: pyro.sample("z", dist.Normal(0.0, 1.0)))
     return run(model, "importance", seed, proposal=lambda: pyro.sample("z", dist.Normal(0.0, 0.3)))
 
 
 def wrong_variance(factor: float) -> Fit:
-    def fit(seed: int) -> Report:
+    def fit(seed: int) -> Diagnosis:
         root = np.linalg.cholesky([[1.0, 0.6], [0.6, 1.0]])
         z = np.sqrt(factor) * np.random.default_rng(seed).standard_normal((2000, 2)) @ root.T
         return given(correlated(0.6), z=z)
@@ -125,7 +125,7 @@ def wrong_variance(factor: float) -> Fit:
 def of_density(power: float) -> Fit:
     """Draws from p(sigma | y) sigma^power: power 0 is right, -1 is the density of log sigma without its Jacobian."""
 
-    def fit(seed: int) -> Report:
+    def fit(seed: int) -> Diagnosis:
         grid = np.geomspace(1e-3, 30.0, 20_000)
         log_p = (2.0 + power) * np.log(grid) - grid - np.log(grid) - 0.5 * (1.3 / grid) ** 2
         mass = np.exp(log_p - log_p.max()) * np.gradient(grid)
@@ -139,7 +139,7 @@ def of_density(power: float) -> Fit:
 def mode_weight(drawn: float) -> Fit:
     """Draws of two modes with weights drawn and 1 - drawn, where the density has 0.7 and 0.3."""
 
-    def fit(seed: int) -> Report:
+    def fit(seed: int) -> Diagnosis:
         rng = np.random.default_rng(seed)
         z = np.where(rng.random(2000) < drawn, -5.0, 5.0) + rng.standard_normal(2000)
         return given(modes(0.7, 5.0), z=z, plain=rng.standard_normal(2000))
@@ -147,7 +147,7 @@ def mode_weight(drawn: float) -> Fit:
     return fit
 
 
-def stuck_chain(seed: int) -> Report:
+def stuck_chain(seed: int) -> Diagnosis:
     """Three chains that move, and one that repeats its first point."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ph.PhlogistonWarning)
@@ -170,7 +170,7 @@ def linear_vae(sigma: float) -> Fit:
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(decoder(z), sigma).to_event(1))
 
-    def fit(seed: int) -> Report:
+    def fit(seed: int) -> Diagnosis:
         x = torch.tensor(load_iris().data).float()
         x = (x - x.mean(0)) / x.std(0, correction=0)
         decoder = torch.nn.Linear(2, 4)
@@ -199,7 +199,7 @@ def generator(modes: int) -> Fit:
             z = pyro.sample("z", dist.Categorical(weights))
             pyro.sample("x", dist.Normal(CENTRES[z], 0.01).to_event(1))
 
-    def fit(seed: int) -> Report:
+    def fit(seed: int) -> Diagnosis:
         data = ph.Model(program, 500).simulate(1, seed=seed)["x"][0]
         weights = torch.zeros(8, dtype=DTYPE)
         weights[:modes] = 1.0 / modes
@@ -218,7 +218,7 @@ def learned(loss: str, **settings: Any) -> Fit:
             z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
             pyro.deterministic("x", network(z), event_dim=1)
 
-    def fit(seed: int) -> Report:
+    def fit(seed: int) -> Diagnosis:
         rng = np.random.default_rng(seed)
         data = blob(rng) if loss == "relativistic" else ring(rng)
         with torch.random.fork_rng(devices=[]):

@@ -115,7 +115,7 @@ def ours(epochs: int, *, engine: str = "auto", dtype: str = "auto", seed: int = 
         progress=False,
     )
     seconds = [0.5 * (b - a) for a, b in itertools.pairwise(ends) for _ in range(2)]
-    return np.array(seconds).tolist(), float(fitted.elbo(x=x_test, num_samples=8, seed=0).mean.value)
+    return np.array(seconds).tolist(), float(fitted.estimate_elbo(x=x_test, num_samples=8, seed=0).mean.value)
 
 
 def pyro(epochs: int, *, seed: int = 0) -> tuple[list[list[float]], float]:

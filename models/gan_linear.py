@@ -61,7 +61,7 @@ class Exact:
 
 def exact(fitted: ph.Fitted, flower: torch.Tensor, sigma: float = noise) -> Exact:
     """In closed form, from the learned parameters; NaN marks lengths that were not seen."""
-    learned = {name: value.double().numpy() for name, value in fitted.weights("generator").items()}
+    learned = {name: value.double().numpy() for name, value in fitted.state_dict("generator").items()}
     whole, shift, y = learned["weight"], learned["bias"], flower.double().numpy()
     seen = ~np.isnan(y)
     w, rest = whole[seen], y[seen] - shift[seen]
@@ -75,7 +75,7 @@ def exact(fitted: ph.Fitted, flower: torch.Tensor, sigma: float = noise) -> Exac
 
 def angles(fitted: ph.Fitted) -> np.ndarray:
     """Between the learned plane and that of the first two principal components, in degrees."""
-    learned, _ = np.linalg.qr(fitted.weights("generator")["weight"].double().numpy())
+    learned, _ = np.linalg.qr(fitted.state_dict("generator")["weight"].double().numpy())
     principal = np.linalg.svd(data.double().numpy(), full_matrices=False)[2][:latents].T
     cosines = np.linalg.svd(learned.T @ principal, compute_uv=False)
     return np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0)))

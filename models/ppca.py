@@ -81,6 +81,6 @@ reference = _reference()
 if __name__ == "__main__":
     linear = linear_vae_model()
     svi = ph.SVI(guide=ph.Amortized(hidden=()), num_steps=3000, optim=ph.Adam(learning_rate=0.02), cosine=True)
-    learned = ph.train(linear, svi, seed=0).elbo(num_samples=100, seed=0).mean
+    learned = ph.train(linear, svi, seed=0).estimate_elbo(num_samples=100, seed=0).mean
     best = maximum(linear.observed["x"].double().numpy(), 2)
     print(f"linear VAE: ELBO {learned.value:.4f} nats a row; maximum of principal components {best:.4f}")

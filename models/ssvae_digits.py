@@ -93,7 +93,9 @@ svi = ph.SVI(
 def classify(fitted: ph.Fitted, images: Tensor, num_samples: int = 50) -> np.ndarray:
     """P(class | image) by Bayes' rule, [N, 10]."""
     bounds = [
-        fitted.log_likelihood(x=images, num_samples=num_samples, seed=0, **{"class": torch.full((len(images),), c)})
+        fitted.bound_log_likelihood(
+            x=images, num_samples=num_samples, seed=0, **{"class": torch.full((len(images),), c)}
+        )
         for c in range(10)
     ]
     log_joint = np.stack([bound.per_datum for bound in bounds], -1)  # log P(x | class) + log P(class)
@@ -117,7 +119,7 @@ def pictures(fitted: ph.Fitted) -> dict[str, Any]:
     decoder = fitted.model.inputs["decoder"]
     with torch.no_grad():
         kinds = torch.arange(10).repeat_interleave(12)
-        made = torch.func.functional_call(decoder, fitted.weights("decoder"), (z.repeat(10, 1), kinds))
+        made = torch.func.functional_call(decoder, fitted.state_dict("decoder"), (z.repeat(10, 1), kinds))
     title = "Each row a class, each column a style of writing"
     return {"styles": pictures_of.sheet(made.numpy(), columns=12, title=title)}
 

@@ -74,7 +74,7 @@ conv_svi = ph.SVI(guide=ph.Amortized(encoder="conv", hidden=(128,)), batch_size=
 def decoded(fitted: ph.Fitted, z: Tensor) -> np.ndarray:
     """Pixel probabilities at latents [..., latents]: [..., 8, 8]."""
     decoder = fitted.model.inputs["decoder"]
-    weights = fitted.weights("decoder")
+    weights = fitted.state_dict("decoder")
     with torch.no_grad():
         logits = torch.func.functional_call(decoder, weights, (z.reshape(-1, z.shape[-1]).float(),))
     return torch.sigmoid(logits).reshape(*z.shape[:-1], 8, 8).numpy()
@@ -102,7 +102,10 @@ def pictures(fitted: ph.Fitted) -> dict[str, Any]:
 
 def report(name: str, fitted: ph.Fitted, folder: Path) -> None:
     """Print the bounds on the test images, and write the pictures."""
-    bound, likelihood = fitted.elbo(x=x_test, seed=0), fitted.log_likelihood(x=x_test, num_samples=500, seed=0)
+    bound, likelihood = (
+        fitted.estimate_elbo(x=x_test, seed=0),
+        fitted.bound_log_likelihood(x=x_test, num_samples=500, seed=0),
+    )
     print(f"{name}: ELBO {bound.mean.value:.2f}, log likelihood (K = 500) {likelihood.mean.value:.2f} nats an image")
     print(f"  {fitted.usage(x=x_test)}; {fitted.stop_reason}; {fitted.seconds:.0f} s on tier {fitted.engine}")
     for title, figure in pictures(fitted).items():

@@ -66,7 +66,7 @@ def svi_of(num_images: int, epochs: int, **settings: Any) -> ph.SVI:
 def decoded(fitted: ph.Fitted, z: Tensor) -> np.ndarray:
     """Pixel probabilities at latents [B, 20]: [B, 28, 28]."""
     with torch.no_grad():
-        logits = torch.func.functional_call(fitted.model.inputs["decoder"], fitted.weights("decoder"), (z.float(),))
+        logits = torch.func.functional_call(fitted.model.inputs["decoder"], fitted.state_dict("decoder"), (z.float(),))
     return torch.sigmoid(logits).reshape(-1, 28, 28).numpy()
 
 
@@ -86,10 +86,12 @@ def main(epochs: int) -> None:
     """Train, print the bounds on test images, write the pictures."""
     train, test = data()
     fitted = ph.train(model_of(train), svi_of(len(train), epochs), seed=0)
-    print(f"test ELBO {fitted.elbo(x=test, seed=0).mean.value:.2f} nats an image, after {fitted.seconds:.0f} s")
-    print(fitted.log_likelihood(x=test[:1000], num_samples=500, seed=0))
+    print(
+        f"test ELBO {fitted.estimate_elbo(x=test, seed=0).mean.value:.2f} nats an image, after {fitted.seconds:.0f} s"
+    )
+    print(fitted.bound_log_likelihood(x=test[:1000], num_samples=500, seed=0))
     print(fitted.usage(x=test))
-    print(fitted.gap(x=test[:100], seed=0))
+    print(fitted.split_gap(x=test[:100], seed=0))
     folder = Path("runs/vae_mnist")
     folder.mkdir(parents=True, exist_ok=True)
     for title, figure in pictures(fitted, test).items():

@@ -181,7 +181,7 @@ def test_a_posterior_at_work_changes_no_global_and_prints_nothing(
         post.diagnose()
         post.expect("mu")
         post.expect(lambda draw: draw["mu"] > 0)
-        post.log_likelihood()
+        post.pointwise_log_likelihood()
         post.loo()
         post.predict()
         post.with_predictions().data  # noqa: B018

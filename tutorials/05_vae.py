@@ -168,7 +168,7 @@ svi = ph.SVI(
     guide=ph.Amortized(hidden=()), num_steps=steps, optim=ph.Adam(learning_rate=0.02), cosine=True, engine="graph"
 )
 linear = ph.train(ppca.linear_vae_model(), svi, seed=0, progress=False)
-bound = linear.elbo(num_samples=200, seed=0)
+bound = linear.estimate_elbo(num_samples=200, seed=0)
 print(f"best possible {best:.4f}, loop {by_hand:.4f}, phlogiston {bound.mean.value:.4f} nats a flower")
 if not SMOKE:
     assert abs(by_hand - best) < 0.05
@@ -238,7 +238,7 @@ svi = ph.SVI(
     engine=engine,
 )
 fitted = ph.train(digits.model, svi, seed=0, progress=False)
-bound = fitted.elbo(x=x_test, num_samples=50, seed=0)
+bound = fitted.estimate_elbo(x=x_test, num_samples=50, seed=0)
 print(f"test ELBO: loop {by_hand:.2f}, phlogiston {bound.mean.value:.2f} nats an image")
 print(f"  = reconstruction {bound.reconstruction.mean():.2f} - KL {bound.kl.mean():.2f}")
 np.testing.assert_allclose(bound.elbo, bound.reconstruction - bound.kl)
@@ -286,7 +286,7 @@ print(post.decomposition)
 side = torch.linspace(-6.0, 6.0, 61 if SMOKE else 401)
 grid = torch.cartesian_prod(side, side)
 log_prior = dist.Normal(0.0, 1.0).log_prob(grid).sum(-1) + 2.0 * math.log(float(side[1] - side[0]))
-weights = fitted.weights("decoder")
+weights = fitted.state_dict("decoder")
 few = x_test[: 10 if SMOKE else 60]
 with torch.no_grad():
     logits = torch.func.functional_call(fitted.model.inputs["decoder"], weights, (grid,)).reshape(-1, 64)
@@ -294,7 +294,7 @@ with torch.no_grad():
     log_joint = flat @ logits.T - F.softplus(logits).sum(-1) + log_prior  # [images, grid]
     exact = torch.logsumexp(log_joint.double(), -1).numpy()
 counts = (1, 10, 100) if SMOKE else (1, 3, 10, 30, 100, 300, 1000)
-bounds = [fitted.log_likelihood(x=few, num_samples=k, repeats=4, seed=1) for k in counts]
+bounds = [fitted.bound_log_likelihood(x=few, num_samples=k, repeats=4, seed=1) for k in counts]
 means = np.array([found.per_datum.mean() for found in bounds])
 errors = np.array([np.sqrt((found.spread**2 / 4).sum()) / len(few) for found in bounds])
 for k, mean, se in zip(counts, means, errors, strict=True):
@@ -312,7 +312,7 @@ if not SMOKE:  # the grid is coarse in the smoke run
 # the encoder's guide for each image alone tells them apart:
 
 # %%
-split = fitted.gap(x=few, num_samples=200 if SMOKE else 1000, num_steps=30 if SMOKE else 300, seed=0)
+split = fitted.split_gap(x=few, num_samples=200 if SMOKE else 1000, num_steps=30 if SMOKE else 300, seed=0)
 print(split)
 assert abs(float(split.total.value) - float(split.approximation.value) - float(split.amortisation.value)) < 1e-6
 
@@ -393,7 +393,7 @@ for name, settings in (("plain", {}), ("warm-up", {"kl_warmup": steps // 2}), ("
                  engine="graph", **settings)  # fmt: skip
     trained[name] = ph.train(digits.model_of(digits.perceptron, 8), svi, seed=0, progress=False)
     report = trained[name].usage(x=x_test)
-    print(f"{name:>9}: {report}, test ELBO {trained[name].elbo(x=x_test, seed=0).mean.value:.2f}")
+    print(f"{name:>9}: {report}, test ELBO {trained[name].estimate_elbo(x=x_test, seed=0).mean.value:.2f}")
 early = {name: made.history["kl"][: steps // 6].mean() for name, made in trained.items()}
 assert early["warm-up"] > early["plain"]  # the code is used from the start
 if not SMOKE:

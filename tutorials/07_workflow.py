@@ -116,7 +116,7 @@ keep(figure, "prior")
 
 # %% [markdown]
 # The "uninformative" prior is sure that most players hit always or never. The other one covers what batters do, and
-# leaves room. `post.check(..., prior=True)` puts a p-value to it, once there is a posterior.
+# leaves room. `post.predictive_check(..., prior=True)` puts a p-value to it, once there is a posterior.
 #
 # ## 3. Fit, and read the verdict
 #
@@ -269,11 +269,11 @@ agreement.report(FOLDER / "07_agreement.html")
 # %%
 replicated = post.predict(seed=0)["y"].flatten(0, 1).numpy()
 by_hand = np.mean(replicated.std(1) > hits.std()) + 0.5 * np.mean(replicated.std(1) == hits.std())
-check = post.check("sd", seed=0)
+check = post.predictive_check("sd", seed=0)
 assert abs(float(check.p_value.value) - by_hand) < 2e-3  # the library's sd divides by n - 1: ties may fall otherwise
 for statistic in ("mean", "sd", "min", "max"):
-    print(post.check(statistic))
-    assert not post.check(statistic).extreme
+    print(post.predictive_check(statistic))
+    assert not post.predictive_check(statistic).extreme
 keep(check.plot(), "check")
 pit = post.loo_pit()
 print(pit)

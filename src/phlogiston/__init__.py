@@ -19,8 +19,16 @@ def _modules_of_names() -> dict[str, str]:
 _MODULE_OF = _modules_of_names()
 __all__ = sorted(_MODULE_OF)
 
+# Names of one version ago and what they are called now.
+_RENAMED = {"Report": "Diagnosis"}
+
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        from phlogiston.errors import warn_renamed
+
+        warn_renamed(f"phlogiston.{name}", _RENAMED[name])
+        return __getattr__(_RENAMED[name])
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'phlogiston' has no attribute {name!r}")
     module = importlib.import_module(_MODULE_OF[name])

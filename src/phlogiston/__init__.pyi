@@ -14,8 +14,10 @@ from phlogiston.engine.program.sites import Site as Site
 from phlogiston.errors import AmortisationWarning as AmortisationWarning
 from phlogiston.errors import ConvergenceWarning as ConvergenceWarning
 from phlogiston.errors import DataFileError as DataFileError
+from phlogiston.errors import DeviceWarning as DeviceWarning
 from phlogiston.errors import ImpossibleEvidence as ImpossibleEvidence
 from phlogiston.errors import ModelError as ModelError
+from phlogiston.errors import PhlogistonError as PhlogistonError
 from phlogiston.errors import PhlogistonWarning as PhlogistonWarning
 from phlogiston.errors import PlanWarning as PlanWarning
 from phlogiston.errors import ProgramError as ProgramError
@@ -29,6 +31,7 @@ from phlogiston.errors import WeightWarning as WeightWarning
 from phlogiston.errors import WorkerDied as WorkerDied
 from phlogiston.inference.auto.auto import Auto as Auto
 from phlogiston.inference.auto.auto import recommend as recommend
+from phlogiston.inference.infer import MethodInfo as MethodInfo
 from phlogiston.inference.infer import infer as infer
 from phlogiston.inference.infer import load as load
 from phlogiston.inference.infer import methods as methods
@@ -53,9 +56,13 @@ from phlogiston.model.reference import Reference as Reference
 from phlogiston.model.registry import register as register
 from phlogiston.model.reparam import reparam as reparam
 from phlogiston.posterior.plan import Plan as Plan
+from phlogiston.posterior.plan import Trial as Trial
 from phlogiston.posterior.posterior import Posterior as Posterior
+from phlogiston.posterior.predictive_checks import LooPit as LooPit
+from phlogiston.posterior.predictive_checks import PredictiveCheck as PredictiveCheck
+from phlogiston.posterior.verdict import Check as Check
+from phlogiston.posterior.verdict import Diagnosis as Diagnosis
 from phlogiston.posterior.verdict import Finding as Finding
-from phlogiston.posterior.verdict import Report as Report
 from phlogiston.stats import divergence as divergence
 from phlogiston.stats.elbo import Decomposition as Decomposition
 from phlogiston.stats.estimate import Estimate as Estimate
@@ -63,6 +70,10 @@ from phlogiston.stats.loo import Loo as Loo
 from phlogiston.training.adam import Adam as Adam
 from phlogiston.training.adversarial.trainer import Adversarial as Adversarial
 from phlogiston.training.amortised.guide import Amortized as Amortized
+from phlogiston.training.evaluate.gap import GapSplit as GapSplit
+from phlogiston.training.evaluate.likelihood import Bound as Bound
+from phlogiston.training.evaluate.likelihood import Likelihood as Likelihood
+from phlogiston.training.evaluate.usage import Usage as Usage
 from phlogiston.training.fitted import Fitted as Fitted
 from phlogiston.training.train import train as train
 

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 
-class ModelError(ValueError):
+class PhlogistonError(Exception):
+    """Base of every error that this library raises by itself."""
+
+
+class ModelError(PhlogistonError, ValueError):
     """The program, its inputs or its observations cannot be used as they are."""
 
 
@@ -29,15 +33,15 @@ class UntraceableProgram(ModelError):
     """The program cannot be turned into a graph, for instance as it branches on a latent value."""
 
 
-class SettingError(ValueError):
+class SettingError(PhlogistonError, ValueError):
     """A setting has a value that makes no sense."""
 
 
-class UnknownName(TypeError):
+class UnknownName(PhlogistonError, TypeError):
     """A method, a setting or a site that does not exist was named."""
 
 
-class DataFileError(ValueError):
+class DataFileError(PhlogistonError, ValueError):
     """A data file or a model file is missing or malformed, or cannot be written."""
 
 
@@ -45,7 +49,7 @@ class ImpossibleEvidence(ModelError):
     """Every particle has likelihood zero: under this program the observations cannot happen."""
 
 
-class WorkerDied(RuntimeError):
+class WorkerDied(PhlogistonError, RuntimeError):
     """A process that ran some of the chains ended before it was done."""
 
 
@@ -121,12 +125,37 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}? {listing}" if near else listing
 
 
-def warn(message: str, category: type[PhlogistonWarning]) -> None:
+def warn(message: str, category: type[Warning]) -> None:
     """Warn at the line of the user's code that called the library."""
     package, frame, level = str(Path(__file__).parent), sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+def renamed(old: str, new: str) -> Any:
+    """A method or property of a class under the name that it had one version ago; its use warns.
+
+    Example:
+        >>> class Circle:
+        ...     radius = 2.0
+        ...     size = renamed("size", "radius")
+        >>> with warnings.catch_warnings(record=True) as told:
+        ...     warnings.simplefilter("always")
+        ...     Circle().size, str(told[0].message)
+        (2.0, 'Circle.size is now called radius; the old name goes with the next version')
+    """
+
+    def forward(self: Any) -> Any:
+        warn_renamed(f"{type(self).__name__}.{old}", new)
+        return getattr(self, new)
+
+    return property(forward, doc=f"Old name of ``{new}``.")
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Warn that a public name has changed."""
+    warn(f"{old} is now called {new}; the old name goes with the next version", DeprecationWarning)
 
 
 def _is_number(value: Any) -> bool:

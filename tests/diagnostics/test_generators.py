@@ -186,7 +186,7 @@ def test_a_decoder_is_a_generator_and_both_are_judged(digits: Any, tmp_path: Pat
     encoded = ph.train(digits.vae_model, svi, seed=0, progress=False)
     decoder = digits.as_generator(encoded)
     z = generated(decoder, 4, seed=0)
-    net = torch.func.functional_call(digits.generator(), encoded.weights("generator"), (z["z"].float(),))
+    net = torch.func.functional_call(digits.generator(), encoded.state_dict("generator"), (z["z"].float(),))
     torch.testing.assert_close(z["x"].float(), net, rtol=1e-4, atol=1e-5)
     classifier = digits.Classifier(steps=300)
     assert classifier.accuracy() > 0.9

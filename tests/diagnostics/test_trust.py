@@ -21,7 +21,7 @@ from phlogiston.diagnostics.checks.mixing import modes_between_chains, stuck
 from phlogiston.diagnostics.checks.modes import Cut, inside, region_evidence, regions_of
 from phlogiston.diagnostics.checks.prior_conflict import check_conflict
 from phlogiston.diagnostics.checks.stein import stein
-from phlogiston.posterior.verdict import Check, Finding, Report
+from phlogiston.posterior.verdict import Check, Diagnosis, Finding
 from phlogiston.training.fitted import Fitted
 
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 2.0]], dtype=torch.float64)
@@ -90,7 +90,7 @@ def posterior_of(model: ph.Model, **draws: Any) -> ph.Posterior:
     return ph.Posterior(draws=tensors, method="given", model=model, seed=0)
 
 
-def states(report: Report) -> dict[str, str]:
+def states(report: Diagnosis) -> dict[str, str]:
     return {check.name: check.state for check in report.checks}
 
 
@@ -335,7 +335,7 @@ def test_training_that_broke_is_found() -> None:
 def test_a_report_reads_as_its_findings_and_prints_as_text_and_html() -> None:
     minor = Finding("a is 1 (limit 0)", "do b", number=1.0, threshold=0.0, site="a", meaning="It means <c>.")
     grave = Finding("d is 2 (limit 0)", "do e", severity="do not use")
-    report = Report(
+    report = Diagnosis(
         (
             Check("A", minor.message, minor),
             Check("D", grave.message, grave),
@@ -347,7 +347,7 @@ def test_a_report_reads_as_its_findings_and_prints_as_text_and_html() -> None:
     assert report
     assert report.verdict == "do not use"
     assert report[0] is grave
-    assert not Report((Check("F", "6"),))
+    assert not Diagnosis((Check("F", "6"),))
     text = str(report)
     assert text.startswith("do not use: 2 findings in 3 checks")
     for part in ("It means <c>.", "Next: do b.", "fine: F (6)", "not judged: G (no)"):

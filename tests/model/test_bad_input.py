@@ -85,7 +85,7 @@ def test_a_program_with_a_batch_outside_plates_runs_and_is_warned_of() -> None:
         ph.ShapeWarning, match=r"site 'y': found batch shape \(3,\) with 1 dimension\(s\) outside any plate"
     ):
         posterior = ph.infer(ph.Model(program), "importance", seed=0)
-    assert posterior.log_likelihood()["y"].shape == (1, 10_000, 3)
+    assert posterior.pointwise_log_likelihood()["y"].shape == (1, 10_000, 3)
 
 
 def test_an_observation_outside_the_support() -> None:

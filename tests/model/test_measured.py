@@ -84,7 +84,7 @@ def test_noise_of_any_distribution_has_its_density(linear: Any, fitted: ph.Fitte
     flower, u = linear.data[7].clone(), torch.tensor([[0.3, -0.4], [1.0, 0.2]], dtype=torch.float64)
     flower[3] = nan
     model = fitted.measured(x=flower, noise=lambda x: dist.StudentT(3.0, x, 0.5))
-    net = {name: value.double() for name, value in fitted.weights("generator").items()}
+    net = {name: value.double() for name, value in fitted.state_dict("generator").items()}
     out = u @ net["weight"].T + net["bias"]
     by_hand = dist.StudentT(3.0, out[:, :3], 0.5).log_prob(flower[:3].double()).sum(-1)
     by_hand = by_hand + dist.Normal(0.0, 1.0).log_prob(u).sum(-1)

@@ -139,7 +139,7 @@ def test_likelihood_prediction_and_groups_know_what_was_seen() -> None:
     assert model.target().dim == 1 + 3
     posterior = infer(model, "nuts")
     seen = ~np.isnan(Y)
-    pointwise = posterior.log_likelihood()["y"]
+    pointwise = posterior.pointwise_log_likelihood()["y"]
     expected = dist.Normal(posterior.draws["mu"][..., None], SD).log_prob(torch.tensor(Y).double().nan_to_num())
     np.testing.assert_allclose(pointwise[..., seen], expected[..., seen], atol=1e-10)
     assert float(pointwise[..., ~seen].abs().max()) == 0.0

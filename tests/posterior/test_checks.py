@@ -34,7 +34,7 @@ def weighted(load_model: Any) -> ph.Posterior:
 @pytest.mark.parametrize("name", ["post", "weighted"])
 def test_the_p_value_of_the_mean_is_the_exact_one(name: str, request: pytest.FixtureRequest) -> None:
     given: ph.Posterior = request.getfixturevalue(name)
-    check = given.check("mean")
+    check = given.predictive_check("mean")
     mean, variance = 0.8, 0.436436**2 + 1.0 / 5.0  # of the mean of five new data
     exact = 1.0 - NormalDist(mean, np.sqrt(variance)).cdf(float(Y.mean()))
     worth = given.figures.get("ess", 2000.0)
@@ -45,7 +45,7 @@ def test_the_p_value_of_the_mean_is_the_exact_one(name: str, request: pytest.Fix
 
 
 def test_the_prior_predictive_is_the_exact_one(post: ph.Posterior) -> None:
-    check = post.check("mean", prior=True)
+    check = post.predictive_check("mean", prior=True)
     assert check.source == "prior predictive"
     assert post.plot.predictive(prior=True).get_suptitle().startswith("Prior predictions of y")
     exact = 1.0 - NormalDist(0.0, np.sqrt(4.0 + 1.0 / 5.0)).cdf(float(Y.mean()))
@@ -56,7 +56,7 @@ def test_statistics_of_ones_own_may_be_several(post: ph.Posterior, tmp_path: Pat
     def sorted_data(data: torch.Tensor) -> torch.Tensor:
         return data.sort().values
 
-    check = post.check(sorted_data)
+    check = post.predictive_check(sorted_data)
     assert check.statistic == "sorted_data"
     assert np.allclose(check.observed, np.sort(Y))
     assert np.shape(check.p_value.value) == np.shape(check.p_value.se) == (5,)
@@ -76,9 +76,9 @@ def test_data_unlike_the_model_are_seen() -> None:
 
     y = np.array([0.0] * 20 + [4.0] * 20)
     post = ph.infer(ph.Model(program).observe(y=y), "nuts", seed=0, progress=False)
-    assert post.check("zeros").extreme
-    assert post.check("sd").extreme
-    assert not post.check("mean").extreme
+    assert post.predictive_check("zeros").extreme
+    assert post.predictive_check("sd").extreme
+    assert not post.predictive_check("mean").extreme
     assert post.loo_pit().p_value < 0.01
 
 
@@ -118,13 +118,15 @@ def test_calibrated_predictions_of_counts_give_uniform_transforms() -> None:
 
 def test_what_cannot_be_checked_is_refused_with_what_can(post: ph.Posterior) -> None:
     with pytest.raises(ph.UnknownName, match="found no statistic 'meen'; did you mean 'mean'"):
-        post.check("meen")
+        post.predictive_check("meen")
     with pytest.raises(ph.UnknownName, match="check: found no site 'x'"):
-        post.check("mean", "x")
+        post.predictive_check("mean", "x")
     with pytest.raises(ph.ModelError, match=r"statistic 'log': found .* values that are not finite"):
-        post.check(torch.log)
+        post.predictive_check(torch.log)
     with pytest.raises(ValueError, match="check: found 0 observed sites; expected"):
-        ph.infer(ph.Model(lambda: pyro.sample("z", dist.Normal(0.0, 1.0))), "importance", seed=0).check("mean")
+        ph.infer(ph.Model(lambda: pyro.sample("z", dist.Normal(0.0, 1.0))), "importance", seed=0).predictive_check(
+            "mean"
+        )
 
     def program() -> None:
         mu = pyro.sample("mu", dist.Normal(torch.zeros(2), 1.0).to_event(1))

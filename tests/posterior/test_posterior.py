@@ -210,7 +210,7 @@ def test_summary_rows_carry_labels() -> None:
 
 def test_pointwise_likelihood_and_loo(weighted: ph.Posterior, chains: ph.Posterior) -> None:
     for posterior, tolerance in ((weighted, 0.06), (chains, 0.3)):
-        pointwise = posterior.log_likelihood()["y"]
+        pointwise = posterior.pointwise_log_likelihood()["y"]
         by_hand = torch.distributions.Normal(posterior.draws["mu"][..., None], 1.0).log_prob(torch.tensor(Y))
         torch.testing.assert_close(pointwise, by_hand)
         assert posterior.loo().elpd == pytest.approx(-7.210612, abs=tolerance)
@@ -329,3 +329,22 @@ class TestDiagnostics:
         values = np.arange(100.0).reshape(1, 100)
         weights = np.where(np.arange(100) < 10, 0.1, 0.0).reshape(1, 100)
         assert quantiles(values, (0.5,), weights)[0] == 4.0
+
+
+def test_names_of_one_version_ago_still_work_and_say_the_new_one() -> None:
+    post = ph.infer(MODEL, "importance", num_particles=20_000, seed=0)
+    with pytest.warns(DeprecationWarning, match=r"Posterior.log_likelihood is now called pointwise_log_likelihood"):
+        pointwise = post.log_likelihood()
+    torch.testing.assert_close(pointwise, post.pointwise_log_likelihood())
+    with pytest.warns(DeprecationWarning, match=r"Posterior.check is now called predictive_check"):
+        assert post.check("mean", "y").p_value == post.predictive_check("mean", "y").p_value
+    with pytest.warns(DeprecationWarning, match=r"phlogiston.Report is now called Diagnosis"):
+        assert ph.Report is ph.Diagnosis  # type: ignore[attr-defined]
+
+
+def test_every_error_has_one_base_and_keeps_its_own() -> None:
+    found = [getattr(ph, name) for name in ph.__all__ if name.endswith("Error") or name in ("UnknownName", "WorkerDied")]
+    assert {issubclass(error, ph.PhlogistonError) for error in found} == {True}
+    assert issubclass(ph.SettingError, ValueError)
+    assert issubclass(ph.UnknownName, TypeError)
+    assert issubclass(ph.WorkerDied, RuntimeError)

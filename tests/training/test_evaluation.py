@@ -62,16 +62,16 @@ DIAGONAL_GAP = 0.5 * float(PRECISION.diagonal().log().sum() - torch.logdet(PRECI
 
 def test_the_exact_posterior_has_no_gap_and_gives_the_likelihood_with_any_number_of_draws() -> None:
     for count in (1, 7):
-        found = fitted(full=True).log_likelihood(num_samples=count, seed=0)
+        found = fitted(full=True).bound_log_likelihood(num_samples=count, seed=0)
         np.testing.assert_allclose(found.per_datum, exact_log_likelihood(data()), atol=2e-5)
         assert found.num_samples == count
-    bound = fitted(full=True).elbo(num_samples=4, seed=0)
+    bound = fitted(full=True).estimate_elbo(num_samples=4, seed=0)
     np.testing.assert_allclose(bound.elbo, exact_log_likelihood(data()), atol=2e-5)
 
 
 def test_the_bound_rises_with_the_draws_and_stays_below_the_likelihood() -> None:
     exact, off = exact_log_likelihood(data()), fitted(full=False, off=0.4)
-    bounds = [off.log_likelihood(num_samples=k, repeats=8, seed=3) for k in (1, 5, 50, 500)]
+    bounds = [off.bound_log_likelihood(num_samples=k, repeats=8, seed=3) for k in (1, 5, 50, 500)]
     means = [float(found.mean.value) for found in bounds]
     errors = [float(np.sqrt((found.spread**2 / 8).sum())) / COUNT for found in bounds if found.spread is not None]
     for i in range(3):
@@ -85,7 +85,10 @@ def test_the_bound_rises_with_the_draws_and_stays_below_the_likelihood() -> None
 
 def test_one_draw_is_the_elbo_in_expectation() -> None:
     off = fitted(full=False, off=0.4)
-    once, elbo = off.log_likelihood(num_samples=1, repeats=400, seed=1), off.elbo(num_samples=400, seed=2)
+    once, elbo = (
+        off.bound_log_likelihood(num_samples=1, repeats=400, seed=1),
+        off.estimate_elbo(num_samples=400, seed=2),
+    )
     assert once.spread is not None
     error = math.hypot(float(np.sqrt((once.spread**2 / 400).sum())) / COUNT, float(elbo.mean.se))
     assert abs(float(once.per_datum.mean()) - float(elbo.mean.value)) < 4 * error
@@ -96,14 +99,14 @@ def test_one_draw_is_the_elbo_in_expectation() -> None:
 
 
 def test_the_gap_is_split_into_family_and_encoder() -> None:
-    found = fitted(full=False, off=0.4).gap(num_samples=1000, num_steps=200, seed=0)
+    found = fitted(full=False, off=0.4).split_gap(num_samples=1000, num_steps=200, seed=0)
     amortisation = 0.5 * 0.4**2 * float(PRECISION.sum())
     assert abs(float(found.approximation.value) - DIAGONAL_GAP) < 4 * float(found.approximation.se) + 0.004
     assert abs(float(found.amortisation.value) - amortisation) < 4 * float(found.amortisation.se) + 0.004
     assert float(found.total.value) == pytest.approx(
         float(found.approximation.value) + float(found.amortisation.value), abs=1e-9
     )
-    full = fitted(full=True, off=0.4).gap(num_samples=1000, num_steps=200, seed=0)
+    full = fitted(full=True, off=0.4).split_gap(num_samples=1000, num_steps=200, seed=0)
     assert abs(float(full.approximation.value)) < 4 * float(full.approximation.se) + 0.004
 
 
@@ -161,13 +164,13 @@ def test_discrete_latents_are_summed_out_of_each_datum() -> None:
     x = torch.tensor([-3.0, 0.1, 2.0])
     model = ph.Model(mixture, 3).observe(x=x)
     found = Fitted(model=model, method="svi", guide=ph.Amortized(encoder=Wide()).build(model))
-    bound = found.log_likelihood(num_samples=20_000, seed=0)
+    bound = found.bound_log_likelihood(num_samples=20_000, seed=0)
     weights, normal = torch.tensor([0.3, 0.7]).log(), torch.distributions.Normal(means, math.sqrt(2.0))
     exact = torch.logsumexp(weights + normal.log_prob(x.unsqueeze(-1)), -1).numpy()
     assert (np.abs(bound.per_datum - exact) < 4.5 * bound.se).all()
     labelled = Fitted(model=model.observe(kind=torch.tensor([0, 1, 1])), method="svi", guide=found.guide)
     known = (weights + normal.log_prob(x.unsqueeze(-1))).numpy()[[0, 1, 2], [0, 1, 1]]
-    bound = labelled.log_likelihood(num_samples=20_000, seed=0)
+    bound = labelled.bound_log_likelihood(num_samples=20_000, seed=0)
     assert (np.abs(bound.per_datum - known) < 4.5 * bound.se).all()
 
 
@@ -180,11 +183,11 @@ def test_covariates_come_with_new_data() -> None:
     sigma = torch.arange(1.0, 9.0)
     model = ph.Model(schools, sigma).observe(y=torch.zeros(8))
     found = Fitted(model=model, method="svi", guide=ph.Amortized().build(model))
-    bound = found.log_likelihood(y=[1.0, 2.0], sigma=torch.tensor([1.0, 2.0]), num_samples=4000, seed=0)
+    bound = found.bound_log_likelihood(y=[1.0, 2.0], sigma=torch.tensor([1.0, 2.0]), num_samples=4000, seed=0)
     exact = dist.Normal(0.0, (9.0 + torch.tensor([1.0, 4.0])).sqrt()).log_prob(torch.tensor([1.0, 2.0])).numpy()
     assert (np.abs(bound.per_datum - exact) < 4.5 * bound.se).all()
     with pytest.raises(ph.ModelError, match=r"input 'sigma': found none for the 2 new data; .*write: sigma=..."):
-        found.log_likelihood(y=[1.0, 2.0])
+        found.bound_log_likelihood(y=[1.0, 2.0])
 
 
 def test_what_cannot_be_asked_is_refused() -> None:
@@ -192,9 +195,9 @@ def test_what_cannot_be_asked_is_refused() -> None:
     with pytest.raises(ph.UnsupportedModel, match="found no amortised guide"):
         bare.posterior()
     with pytest.raises(ph.SettingError, match="num_samples: found 0"):
-        fitted(full=True).log_likelihood(num_samples=0)
+        fitted(full=True).bound_log_likelihood(num_samples=0)
     with pytest.raises(ph.ModelError, match=r"observed value of shape \(3, 5\); expected shape \(3, 4\)"):
-        fitted(full=True).elbo(x=torch.zeros(3, 5))
+        fitted(full=True).estimate_elbo(x=torch.zeros(3, 5))
 
     def shared() -> None:
         scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
@@ -205,19 +208,19 @@ def test_what_cannot_be_asked_is_refused() -> None:
     model = ph.Model(shared).observe(x=torch.zeros(5))
     found = Fitted(model=model, method="svi", guide=ph.Amortized().build(model))
     with warnings.catch_warnings(), pytest.raises(ph.UnsupportedModel, match="site 'scale': found a latent outside"):
-        found.elbo()
+        found.estimate_elbo()
 
 
 @pytest.mark.parametrize("full", [False, True])
 def test_annealing_finds_the_likelihood_where_the_guide_is_far_off(full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annealing, "PAIRS", 2048)  # data come in chunks of 32, chains in chunks of 64
     exact, off = exact_log_likelihood(data()), fitted(full=full, off=1.0)
-    found = off.log_likelihood(num_samples=320, method="ais", num_steps=40, seed=0)
+    found = off.bound_log_likelihood(num_samples=320, method="ais", num_steps=40, seed=0)
     z = (found.per_datum - exact) / found.se
     assert np.abs(z).max() < 4.0
     assert abs(float(found.mean.value) - exact.mean()) < 4.0 * float(found.mean.se)
     assert float(found.mean.se) < 0.01
-    assert found.se.mean() < 0.5 * off.log_likelihood(num_samples=320, seed=0).se.mean()
+    assert found.se.mean() < 0.5 * off.bound_log_likelihood(num_samples=320, seed=0).se.mean()
 
 
 def test_annealing_reads_latents_of_any_support(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,9 +238,9 @@ def test_annealing_reads_latents_of_any_support(monkeypatch: pytest.MonkeyPatch)
     y = torch.tensor([0.0, 1.0, 4.0, 9.0])
     model = ph.Model(program, 4).observe(y=y)
     guide = ph.Amortized(encoder=Wide(), inputs=("y",)).build(model)
-    found = Fitted(model=model, method="svi", guide=guide).log_likelihood(num_samples=200, method="ais", seed=0)
+    found = Fitted(model=model, method="svi", guide=guide).bound_log_likelihood(num_samples=200, method="ais", seed=0)
     exact = dist.GammaPoisson(3.0, 2.0).log_prob(y).numpy()
     assert (np.abs(found.per_datum - exact) < 4.0 * found.se).all()
     assert (found.se < 0.1).all()
     with pytest.raises(ph.SettingError, match="method: found 'smc'; expected 'iwae' or 'ais'"):
-        Fitted(model=model, method="svi", guide=guide).log_likelihood(method="smc")  # type: ignore[arg-type]
+        Fitted(model=model, method="svi", guide=guide).bound_log_likelihood(method="smc")  # type: ignore[arg-type]

@@ -68,7 +68,7 @@ def test_the_linear_vae_of_the_ppca_file_has_the_known_maximum(load_model: Any) 
         guide=ph.Amortized(hidden=()), num_steps=1500, optim=ph.Adam(learning_rate=0.02), cosine=True, engine="graph"
     )
     model = module.linear_vae_model()
-    bound = ph.train(model, svi, seed=0, progress=False).elbo(num_samples=50, seed=0)
+    bound = ph.train(model, svi, seed=0, progress=False).estimate_elbo(num_samples=50, seed=0)
     assert abs(bound.mean.value - module.maximum(model.observed["x"].double().numpy(), 2)) < 0.05
 
 
@@ -77,5 +77,5 @@ def test_mnist_trains_where_it_is_to_be_had(mnist: Any, load_model: Any) -> None
     train, test = module.data()
     assert train.shape == (8000, 784)
     fitted = briefly(module, module.model_of(train[:1000]), module.svi_of(1000, 1), steps=40)
-    assert fitted.elbo(x=test[:50], num_samples=1, seed=0).mean.value > -300.0
+    assert fitted.estimate_elbo(x=test[:50], num_samples=1, seed=0).mean.value > -300.0
     assert set(module.pictures(fitted, test)) == {"samples", "reconstructions"}

@@ -57,9 +57,9 @@ def ppca_maximum(x: np.ndarray, components: int) -> float:
 
 def test_the_linear_vae_is_principal_components(fitted: Fitted) -> None:
     best = ppca_maximum(FLOWERS.numpy().astype(float), 2)
-    elbo = fitted.elbo(num_samples=64, seed=0)
+    elbo = fitted.estimate_elbo(num_samples=64, seed=0)
     assert abs(float(elbo.mean.value) - best) < 0.05
-    bound = fitted.log_likelihood(num_samples=500, seed=0)
+    bound = fitted.bound_log_likelihood(num_samples=500, seed=0)
     assert abs(float(bound.mean.value) - best) < 0.05
     assert float(bound.mean.value) < best + 4 * float(bound.mean.se)
 
@@ -115,7 +115,7 @@ def test_a_resumed_training_is_the_straight_one_bit_for_bit(engine: str, tmp_pat
     for a, b in zip(straight.guide.encoder.parameters(), resumed.guide.encoder.parameters(), strict=True):
         assert torch.equal(a, b)
     loaded = ph.load(file, model=linear_model())
-    assert loaded.elbo(num_samples=2, seed=0).elbo.shape == (150,)
+    assert loaded.estimate_elbo(num_samples=2, seed=0).elbo.shape == (150,)
     other = ph.train(linear_model(), svi(num_steps=20, **settings), seed=6, progress=False)
     assert not torch.equal(other.params["sigma"], straight.params["sigma"])
 
@@ -266,12 +266,12 @@ def test_a_users_modules_stay_as_they_were() -> None:
     model = ph.Model(linear, decoder, len(FLOWERS)).observe(x=FLOWERS)
     found = ph.train(model, svi(num_steps=5), seed=0, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(before, decoder.parameters(), strict=True))
-    decoder.load_state_dict(found.weights("decoder"))
+    decoder.load_state_dict(found.state_dict("decoder"))
     assert torch.equal(decoder.weight, found.params["decoder$$$weight"])
     exported = torch.export.export(decoder, (torch.zeros(3, 2),)).module()
     torch.testing.assert_close(exported(torch.ones(3, 2)), decoder(torch.ones(3, 2)))
     with pytest.raises(ph.UnknownName, match=r"no module 'decodr'; did you mean 'decoder'"):
-        found.weights("decodr")
+        found.state_dict("decodr")
     made = found.generate(7, seed=0)
     assert (made["z"].shape, made["x"].shape) == ((7, 2), (7, 4))
 

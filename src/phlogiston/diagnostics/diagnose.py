@@ -25,7 +25,7 @@ from phlogiston.inference.improper import coordinates, ray_of
 from phlogiston.model.model import Model
 from phlogiston.posterior.labels import numbered
 from phlogiston.posterior.posterior import Posterior
-from phlogiston.posterior.verdict import Check, Finding, Report, failed, skipped
+from phlogiston.posterior.verdict import Check, Diagnosis, Finding, failed, skipped
 from phlogiston.stats.moments import quantiles
 
 Array = NDArray[Any]
@@ -39,7 +39,7 @@ _SEEN = 16  # components of a site that tell whether a chain moves
 
 
 @np.errstate(over="ignore", invalid="ignore")  # chains that ran away leave numbers whose squares are none
-def judge(posterior: Posterior, *, thorough: bool) -> Report:
+def judge(posterior: Posterior, *, thorough: bool) -> Diagnosis:
     """Every check that applies; those that evaluate the model only if ``thorough``."""
     checks: list[Check] = []
     if posterior.is_chain:
@@ -58,7 +58,7 @@ def judge(posterior: Posterior, *, thorough: bool) -> Report:
     if thorough:
         checks += _one_point(posterior)
         checks += _against_the_model(posterior)
-    return Report(tuple(checks))
+    return Diagnosis(tuple(checks))
 
 
 def _of_guides(posterior: Posterior) -> list[Check]:

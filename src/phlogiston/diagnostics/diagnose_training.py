@@ -15,19 +15,19 @@ from phlogiston.diagnostics.checks.generators import check_coverage, check_preci
 from phlogiston.diagnostics.checks.variational import check_ending, check_rest
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.errors import PhlogistonWarning, UnsupportedModel
-from phlogiston.posterior.verdict import Check, Finding, Report, failed, skipped
+from phlogiston.posterior.verdict import Check, Diagnosis, Finding, failed, skipped
 from phlogiston.training.fitted import Fitted
 
 Array = NDArray[Any]
 
 
-def judge_training(fitted: Fitted) -> Report:
+def judge_training(fitted: Fitted) -> Diagnosis:
     """Whether training ended well, the latents are used, and the samples reach all of the data."""
     if "draws" in fitted.state:  # the output of a game is no observation of the trained program
-        return Report(tuple(_of_game(fitted)))
+        return Diagnosis(tuple(_of_game(fitted)))
     checks = [_ending(fitted), _finite(fitted)]
     if checks[-1].state == "do not use":  # the program cannot even run
-        return Report(tuple(checks))
+        return Diagnosis(tuple(checks))
     if fitted.guide is not None:
         try:
             with warnings.catch_warnings():
@@ -36,7 +36,7 @@ def judge_training(fitted: Fitted) -> Report:
             checks.append(check_usage(np.asarray(usage.active), np.asarray(usage.kl)))
         except UnsupportedModel as error:
             checks.append(skipped("use of the latents", str(error).partition(";")[0]))
-        return Report(tuple(checks))
+        return Diagnosis(tuple(checks))
     observed = {n: v for n, v in fitted.model.structure.observations.items() if v.ndim and v.numel()}
     drawn = fitted.simulate(1, seed=fitted.seed) if observed else {}
     rng = generator(spawn(fitted.seed or 0, 9)[8])
@@ -44,7 +44,7 @@ def judge_training(fitted: Fitted) -> Report:
         if name in drawn and drawn[name][0].shape == data.shape:
             both = data.double().numpy(), drawn[name][0].double().numpy()
             checks += [check_coverage(*both, rng), check_precision(*both, rng)]
-    return Report(tuple(checks))
+    return Diagnosis(tuple(checks))
 
 
 def _of_game(fitted: Fitted) -> Iterator[Check]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from phlogiston.engine.program.isolate import generator
+from phlogiston.errors import renamed
 from phlogiston.model.model import Model
 from phlogiston.posterior import arviz_groups, storage
 from phlogiston.posterior.labels import numbered
@@ -19,7 +20,7 @@ from phlogiston.posterior.plan import Plan
 from phlogiston.posterior.predictive import predict
 from phlogiston.posterior.predictive_checks import LooPit, PredictiveCheck, Statistic, compare, loo_pit
 from phlogiston.posterior.tables import summary_table
-from phlogiston.posterior.verdict import Report
+from phlogiston.posterior.verdict import Diagnosis
 from phlogiston.stats.elbo import Decomposition, decomposition_of
 from phlogiston.stats.estimate import Estimate
 from phlogiston.stats.loo import Loo, loo
@@ -241,12 +242,12 @@ class Posterior:
             made["prior_predictive"] = self.predict(prior=True)
         return replace(self, predictions={**self.predictions, **made})
 
-    def log_likelihood(self) -> dict[str, torch.Tensor]:
+    def pointwise_log_likelihood(self) -> dict[str, torch.Tensor]:
         """Pointwise log likelihood of each observed site, ``[chain, draw, *batch shape]``, in nats."""
-        model = self._model("log_likelihood")
+        model = self._model("pointwise_log_likelihood")
         return model.target().log_likelihood({s.name: self.draws[s.name] for s in model.structure.of("latent")})
 
-    def check(
+    def predictive_check(
         self, statistic: Statistic, site: str | None = None, *, prior: bool = False, seed: int | None = None
     ) -> PredictiveCheck:
         r"""Posterior (or prior) predictive check: does the model predict data that are like these in some respect?
@@ -274,11 +275,11 @@ class Posterior:
             ...     with pyro.plate("i", 4):
             ...         pyro.sample("y", dist.Normal(mu, 1.0))
             >>> post = ph.infer(ph.Model(program).observe(y=[0.1, 0.4, -0.2, 6.0]), "importance", seed=0)
-            >>> post.check("sd").extreme, post.check("min").extreme
+            >>> post.predictive_check("sd").extreme, post.predictive_check("min").extreme
             (True, False)
         """
-        name = self._observed_site("check", site)
-        model = self._model("check")
+        name = self._observed_site("predictive_check", site)
+        model = self._model("predictive_check")
         predicted = self.predict(sites=name, prior=prior, seed=seed)[name].flatten(0, 1)
         source = "prior predictive" if prior else "posterior predictive"
         return compare(statistic, name, model.structure.observations[name], predicted, source)
@@ -298,7 +299,7 @@ class Posterior:
         predicted = predict(self.draws, None, (model, model), shape, sites=(name,), seed=self.seed)[name]
         seen = np.broadcast_to(model.structure.observations[name].numpy(), predicted.shape[2:]).astype(float)
         keep = np.ones(seen.shape, bool) if known.missing is None else ~known.missing.events(0).numpy()
-        rows = self.log_likelihood()[name].flatten(0, 1).numpy()[:, keep]
+        rows = self.pointwise_log_likelihood()[name].flatten(0, 1).numpy()[:, keep]
         weights = None if self.log_weights is None else self.log_weights.reshape(-1).numpy()
         flat = predicted.flatten(0, 1).double().numpy()[:, keep]
         return loo_pit(name, seen[keep], flat, rows, weights, generator(self.seed))
@@ -316,12 +317,12 @@ class Posterior:
     def loo(self, site: str | None = None) -> Loo:
         """Leave-one-out expected log predictive density of an observed site (the only one by default)."""
         name = self._observed_site("loo", site)
-        values, known = self.log_likelihood()[name].numpy(), self._model("loo").structure[name]
+        values, known = self.pointwise_log_likelihood()[name].numpy(), self._model("loo").structure[name]
         if known.missing is not None:
             values = values[..., ~known.missing.events(known.event_dim).numpy()]
         return loo(values, None if self.log_weights is None else self.log_weights.numpy())
 
-    def diagnose(self, *, thorough: bool = True) -> Report:
+    def diagnose(self, *, thorough: bool = True) -> Diagnosis:
         r"""Whether to believe these draws: every check with its number and limit, and a verdict.
 
         R-hat 1.01, ESS 100 a chain, divergences with where they happen, tree depth, E-BFMI 0.3, acceptance, stuck
@@ -332,7 +333,7 @@ class Posterior:
             thorough: whether the model is evaluated too; ``infer`` warns of the rest by itself.
 
         Returns:
-            the findings, the gravest first, in a ``Report`` that is empty where nothing is wrong.
+            the findings, the gravest first, in a ``Diagnosis`` that is empty where nothing is wrong.
         """
         from phlogiston.diagnostics.diagnose import judge
 
@@ -386,6 +387,9 @@ class Posterior:
         sites = ", ".join(f"{name}{list(v.shape[2:]) or ''}" for name, v in self.draws.items())
         partial = ", interrupted" if self.interrupted else ""
         return f"Posterior({self.method}: {self.num_chains} x {self.num_draws} draws of {sites}{evidence}{partial})"
+
+    log_likelihood = renamed("log_likelihood", "pointwise_log_likelihood")
+    check = renamed("check", "predictive_check")
 
     def _model(self, verb: str) -> Model:
         if self.model is None:

@@ -78,7 +78,7 @@ def skipped(name: str, reason: str) -> Check:
 
 
 @dataclass(frozen=True)
-class Report(Sequence[Finding]):
+class Diagnosis(Sequence[Finding]):
     """Whether to believe a posterior: every check that was made, and a verdict.
 
     It is the sequence of its findings, so ``if post.diagnose():`` reads "if anything is wrong"; ``print`` shows all.
@@ -145,7 +145,7 @@ class Report(Sequence[Finding]):
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"Report({self.headline})"
+        return f"Diagnosis({self.headline})"
 
     def _repr_html_(self) -> str:
         head = f'<p style="color:{COLOURS[self.verdict]};font-weight:600">{html.escape(self.headline)}</p>'

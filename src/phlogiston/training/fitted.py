@@ -10,13 +10,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from phlogiston.errors import SettingError, UnknownName, UnsupportedModel, did_you_mean, problem
+from phlogiston.errors import SettingError, UnknownName, UnsupportedModel, did_you_mean, problem, renamed
 from phlogiston.model import resize
 from phlogiston.model.model import Model
 from phlogiston.model.noise import Noise, measured
 from phlogiston.posterior import checkpoint
 from phlogiston.posterior.posterior import Posterior
-from phlogiston.posterior.verdict import Report
+from phlogiston.posterior.verdict import Diagnosis
 from phlogiston.training import evaluate
 from phlogiston.training.amortised.guide import AmortizedGuide
 from phlogiston.training.evaluate.gap import GapSplit
@@ -84,7 +84,7 @@ class Fitted:
             return resize.generated(self.model, num_elements, seed)
         return evaluate.generated(self._encoded({}), num_elements, seed)
 
-    def weights(self, module: str) -> dict[str, torch.Tensor]:
+    def state_dict(self, module: str) -> dict[str, torch.Tensor]:
         """The learned parameters of one of the program's modules, for its ``load_state_dict``.
 
         Args:
@@ -98,7 +98,7 @@ class Fitted:
         if not found:
             known = {name.partition("$$$")[0] for name in self.params if "$$$" in name}
             raise UnknownName(
-                f"weights: program {self.model.name!r} has no module {module!r}; {did_you_mean(module, known)}"
+                f"state_dict: program {self.model.name!r} has no module {module!r}; {did_you_mean(module, known)}"
             )
         return found
 
@@ -120,7 +120,7 @@ class Fitted:
         """
         return evaluate.posterior(self._encoded(data), num_samples, seed)
 
-    def log_likelihood(
+    def bound_log_likelihood(
         self,
         *,
         num_samples: int = 100,
@@ -157,7 +157,7 @@ class Fitted:
         steps = num_steps if method == "ais" else 1
         return evaluate.likelihood(self._encoded(data), num_samples, repeats=repeats, seed=seed, num_steps=steps)
 
-    def elbo(self, *, num_samples: int = 16, seed: int | None = None, **data: Any) -> Bound:
+    def estimate_elbo(self, *, num_samples: int = 16, seed: int | None = None, **data: Any) -> Bound:
         """The evidence lower bound of each datum, at weight one, with reconstruction and KL."""
         return evaluate.bound(self._encoded(data), num_samples, seed)
 
@@ -165,7 +165,9 @@ class Fitted:
         """Active units and the KL of each coordinate of the latents; warns of posterior collapse."""
         return evaluate.usage(self._encoded(data), seed)
 
-    def gap(self, *, num_samples: int = 500, num_steps: int = 300, seed: int | None = None, **data: Any) -> GapSplit:
+    def split_gap(
+        self, *, num_samples: int = 500, num_steps: int = 300, seed: int | None = None, **data: Any
+    ) -> GapSplit:
         """The gap between likelihood and bound, split into approximation and amortisation.
 
         Args:
@@ -175,6 +177,11 @@ class Fitted:
             **data: new data by site or input; the training data if there are none.
         """
         return evaluate.gap_split(self._encoded(data), num_samples=num_samples, num_steps=num_steps, seed=seed)
+
+    weights = renamed("weights", "state_dict")
+    log_likelihood = renamed("log_likelihood", "bound_log_likelihood")
+    elbo = renamed("elbo", "estimate_elbo")
+    gap = renamed("gap", "split_gap")
 
     def _encoded(self, data: Mapping[str, Any]) -> Encoded:
         if not isinstance(self.guide, AmortizedGuide):
@@ -189,8 +196,8 @@ class Fitted:
         model, guide = evaluate.with_data(self.model, self.guide, data)
         return Encoded(model, guide)
 
-    def diagnose(self) -> Report:
-        """Whether training ended well, the latents are used, and samples reach all of the data: a ``Report``."""
+    def diagnose(self) -> Diagnosis:
+        """Whether training ended well, the latents are used, and samples reach all of the data: a ``Diagnosis``."""
         from phlogiston.diagnostics.diagnose_training import judge_training
 
         return judge_training(self)

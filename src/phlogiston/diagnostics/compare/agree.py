@@ -22,7 +22,7 @@ from phlogiston.inference.infer import infer
 from phlogiston.model.model import Model
 from phlogiston.posterior.labels import component
 from phlogiston.posterior.posterior import Posterior
-from phlogiston.posterior.verdict import Report
+from phlogiston.posterior.verdict import Diagnosis
 from phlogiston.stats.divergence import C2st, Mmd, c2st, mmd
 from phlogiston.stats.estimate import Estimate
 from phlogiston.stats.weights import systematic_resample
@@ -82,7 +82,7 @@ class Agreement:
     c2st: Mapping[tuple[str, str], C2st]
     mmd: Mapping[tuple[str, str], Mmd]
     log_evidence: Mapping[str, Estimate | None]
-    reports: Mapping[str, Report]
+    reports: Mapping[str, Diagnosis]
     refused: Mapping[str, str]
     outlier: str
     why: str

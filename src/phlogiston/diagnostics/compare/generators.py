@@ -21,7 +21,7 @@ from phlogiston.inference.methods.ais import AIS
 from phlogiston.model.model import Model
 from phlogiston.model.noise import Noise, measured
 from phlogiston.model.resize import generated
-from phlogiston.posterior.verdict import Report
+from phlogiston.posterior.verdict import Diagnosis
 from phlogiston.stats.divergence import C2st, Fidelity, c2st, fidelity, frechet, kid
 from phlogiston.stats.divergence.points import FEWEST, Features, array_of, some
 from phlogiston.stats.estimate import Estimate
@@ -155,7 +155,7 @@ class GeneratorComparison:
         Args:
             path: of the page; folders are made.
         """
-        checks = Report(tuple(found.check for name, found in self.judgements.items() if name != DATA))
+        checks = Diagnosis(tuple(found.check for name, found in self.judgements.items() if name != DATA))
         from phlogiston.report.pages.generators_page import write_generators
 
         return write_generators(checks, self.summary(), self.class_counts(), self.plot(), path)

@@ -215,7 +215,7 @@ def _loo(
         warnings.append(text)
         return None, np.empty(0)
     parts = []
-    for site, value in post.log_likelihood().items():
+    for site, value in post.pointwise_log_likelihood().items():
         missing = structure[site].missing
         flat = value.reshape(*value.shape[:2], -1)
         if missing is not None:

@@ -19,7 +19,7 @@ from phlogiston.model.model import Model
 from phlogiston.model.reparam import reparam
 from phlogiston.posterior.plan import Plan, Step, Trial
 from phlogiston.posterior.posterior import Posterior
-from phlogiston.posterior.verdict import Report
+from phlogiston.posterior.verdict import Diagnosis
 
 ABOUT_THE_MODEL = ("prior and data",)  # what no other method would change
 _RANK = {"trust": 0, "caution": 1, "do not use": 2}
@@ -123,7 +123,7 @@ def _advice(facts: Facts) -> str:
 
 def _followed(plan: Plan, model: Model, most: int, seed: int | None, progress: bool) -> Posterior:
     """Take steps until one is not refuted, or there are no more; the best."""
-    found: list[tuple[Posterior, Report, list[warnings.WarningMessage]]] = []
+    found: list[tuple[Posterior, Diagnosis, list[warnings.WarningMessage]]] = []
     failure: ModelError | None = None
     for place, each in _ordered(plan, most, lambda: found[-1][1] if found else None):
         began = time.perf_counter()
@@ -148,7 +148,7 @@ def _followed(plan: Plan, model: Model, most: int, seed: int | None, progress: b
     return _best(plan, found)
 
 
-def _ordered(plan: Plan, most: int, last: Callable[[], Report | None]) -> Iterator[tuple[int, Step]]:
+def _ordered(plan: Plan, most: int, last: Callable[[], Diagnosis | None]) -> Iterator[tuple[int, Step]]:
     """The steps in order, but first those that answer to what the last one failed."""
     left = list(enumerate(plan.steps))
     for _ in range(min(most, len(left))):
@@ -162,7 +162,7 @@ def _ordered(plan: Plan, most: int, last: Callable[[], Report | None]) -> Iterat
 
 def _taken(
     each: Step, model: Model, seed: int | None, progress: bool
-) -> tuple[Posterior, Report, list[warnings.WarningMessage]]:
+) -> tuple[Posterior, Diagnosis, list[warnings.WarningMessage]]:
     """A step's posterior, what its checks say of the draws, and what it warned of."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -171,11 +171,11 @@ def _taken(
         names = [setting.name for setting in dataclasses.fields(each.method)]
         posterior = replace(posterior, settings={name: getattr(each.method, name) for name in names})
         checks = posterior.diagnose().checks
-    report = Report(tuple(check for check in checks if check.name not in ABOUT_THE_MODEL))
+    report = Diagnosis(tuple(check for check in checks if check.name not in ABOUT_THE_MODEL))
     return posterior, report, caught
 
 
-def _best(plan: Plan, found: list[tuple[Posterior, Report, list[warnings.WarningMessage]]]) -> Posterior:
+def _best(plan: Plan, found: list[tuple[Posterior, Diagnosis, list[warnings.WarningMessage]]]) -> Posterior:
     """The posterior of the best verdict, the earliest of them, with the plan; what it warned of is said now."""
     order = sorted(range(len(found)), key=lambda i: (_RANK[found[i][1].verdict], len(found[i][1])))
     posterior, _, caught = found[order[0]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phlogiston.diagnostics.compare.agree import Agreement, Moment
-from phlogiston.posterior.verdict import Check, Finding, Report, Severity, failed
+from phlogiston.posterior.verdict import Check, Diagnosis, Finding, Severity, failed
 from phlogiston.report.pages.page import Block, Section, Table, Text, page_of, picture, write
 from phlogiston.report.pages.posterior_page import model_section
 from phlogiston.report.pages.reproducibility import reproducibility
@@ -35,10 +35,10 @@ def write_agreement(found: Agreement, path: str | Path, *, command: str = "") ->
     return write(page, path)
 
 
-def _report(found: Agreement) -> Report:
+def _report(found: Agreement) -> Diagnosis:
     """A check for each pair, and what each method's own checks say."""
     pairs = [_pair(found, *pair) for pair in found.z]
-    return Report((*pairs, *(_own(name, report) for name, report in found.reports.items())))
+    return Diagnosis((*pairs, *(_own(name, report) for name, report in found.reports.items())))
 
 
 def _pair(found: Agreement, one: str, other: str) -> Check:
@@ -60,7 +60,7 @@ def _pair(found: Agreement, one: str, other: str) -> Check:
     return failed(name, finding)
 
 
-def _own(name: str, report: Report) -> Check:
+def _own(name: str, report: Diagnosis) -> Check:
     if report.verdict != "do not use":
         return Check(f"checks of {name}", report.headline)
     worst = report.findings[0]

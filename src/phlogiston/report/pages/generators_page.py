@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phlogiston.posterior.verdict import Report
+from phlogiston.posterior.verdict import Diagnosis
 from phlogiston.report.pages.page import Section, Table, Text, page_of, picture, write
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _MEANING = (
 
 
 def write_generators(
-    checks: Report, summary: pd.DataFrame, classes: pd.DataFrame | None, figure: Figure, path: str | Path
+    checks: Diagnosis, summary: pd.DataFrame, classes: pd.DataFrame | None, figure: Figure, path: str | Path
 ) -> Path:
     """Verdict on each generator's coverage, table, classes, picture."""
     sections = [

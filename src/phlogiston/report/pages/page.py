@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from phlogiston.errors import DataFileError, problem, writing
-from phlogiston.posterior.verdict import COLOURS, Check, Finding, Report, Verdict
+from phlogiston.posterior.verdict import COLOURS, Check, Diagnosis, Finding, Verdict
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -139,7 +139,7 @@ def dotted(name: str) -> str:
     return name.replace("$$$", ".")
 
 
-def page_of(report: Report, *, title: str, subtitle: str, sections: Sequence[Section]) -> Page:
+def page_of(report: Diagnosis, *, title: str, subtitle: str, sections: Sequence[Section]) -> Page:
     """A page under the verdict of a report."""
     return Page(
         title=title,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phlogiston.errors import UnknownName, did_you_mean
+from phlogiston.errors import PhlogistonError, UnknownName, did_you_mean
 from phlogiston.posterior.posterior import Posterior
 from phlogiston.stats.convergence import SCREENED, badness, convergence, screen
 
@@ -20,7 +20,7 @@ LIMIT = 12
 _LONGEST_LABEL = 28
 
 
-class DoesNotApply(ValueError):
+class DoesNotApply(PhlogistonError, ValueError):
     """This picture does not exist for this posterior; the message says which one does."""
 
 
