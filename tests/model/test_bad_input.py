@@ -307,15 +307,19 @@ def test_a_poisson_latent_is_refused_by_nuts_with_the_alternatives() -> None:
         ph.infer(ph.Model(program).observe(y=1.0), "nuts")
 
 
-def test_subsampled_plates_are_refused_with_the_fix() -> None:
-    def program() -> None:
+def test_minibatches_that_a_program_chooses_by_itself_are_refused_with_the_fix() -> None:
+    def program(**choice: Any) -> None:
         mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
-        with pyro.plate("row", 10, subsample_size=5):
+        with pyro.plate("row", 10, **choice):
             z = pyro.sample("z", dist.Normal(mu, 1.0))
             pyro.sample("y", dist.Normal(z, 1.0), obs=torch.zeros(5))
 
     with pytest.raises(ph.ModelError, match=r"plate 'row' subsampled.*write: pyro.plate\(\"row\", 10\)"):
-        ph.infer(ph.Model(program), "importance")
+        ph.infer(ph.Model(program, subsample=torch.arange(5)), "importance")
+    with pytest.raises(
+        ph.ModelError, match=r"site 'y': found an observed value of shape \(5,\); expected shape \(10,\)"
+    ):
+        ph.infer(ph.Model(program, subsample_size=5), "importance")
 
 
 def test_masked_latents_are_refused_where_a_density_is_needed() -> None:

@@ -15,6 +15,7 @@ import torch
 from phlogiston.engine.densities.target import Target
 from phlogiston.engine.learning.elbo_terms import Learning
 from phlogiston.engine.program.isolate import generator, spawn
+from phlogiston.engine.program.plates import data_plate
 from phlogiston.engine.program.sites import Plate
 from phlogiston.errors import (
     ConvergenceWarning,
@@ -205,13 +206,16 @@ def _guide(settings: SVI, model: Model, seed: int) -> tuple[Callable[..., Any] |
 
 def _plate(settings: SVI, model: Model, guide: Any) -> Plate | None:
     sites = model.structure.observable
-    known = {plate.name: plate for site in sites for plate in site.plates}
+    known = {plate.name for site in sites for plate in site.plates}
     by_row = settings.bound != "elbo" or settings.free_bits > 0.0  # row by row only where that makes a difference
     if settings.batch_size is None and settings.plate is None and not (by_row and known and not isinstance(guide, str)):
         return None
     if settings.plate is not None and settings.plate not in known:
-        raise ModelError(problem("plate", found=repr(settings.plate), expected=" or ".join(known) or "a pyro.plate"))
-    if not known:
+        raise ModelError(
+            problem("plate", found=repr(settings.plate), expected=" or ".join(sorted(known)) or "a pyro.plate")
+        )
+    plate = data_plate(sites, settings.plate)
+    if plate is None:
         raise UnsupportedModel(
             problem(
                 "batch_size",
@@ -220,7 +224,6 @@ def _plate(settings: SVI, model: Model, guide: Any) -> Plate | None:
                 fix='with pyro.plate("data", len(x)):',
             )
         )
-    plate = known[settings.plate] if settings.plate else max(known.values(), key=lambda p: p.size)
     if (settings.batch_size or 1) > plate.size:
         raise ModelError(
             problem(

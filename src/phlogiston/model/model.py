@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from phlogiston.engine.densities.target import Target
 from phlogiston.engine.program.dependencies import parents_of
-from phlogiston.engine.program.handlers import Missing
 from phlogiston.engine.program.isolate import seed_sequence
+from phlogiston.engine.program.missing import Missing
 from phlogiston.engine.program.sites import Site, Structure, discover
 from phlogiston.engine.trace.batched import Tier
 from phlogiston.engine.trace.cache import Family

@@ -12,10 +12,11 @@ import torch
 from torch.distributions import Distribution
 
 from phlogiston.engine.program.noisy_output import measured as measuring
+from phlogiston.engine.program.plates import data_plate
 from phlogiston.engine.program.sites import Site
 from phlogiston.errors import ModelError, SettingError, UnknownName, UnsupportedModel, did_you_mean, problem
 from phlogiston.model.model import Model, as_input
-from phlogiston.model.resize import axis, depth, plate_of, resized
+from phlogiston.model.resize import axis, depth, resized
 
 Noise = float | Distribution | Callable[[torch.Tensor], Any]
 
@@ -75,7 +76,7 @@ def measured(model: Model, /, *, noise: Noise, **data: Any) -> Model:
         noise=noise,
     )
     values = {f"{site.name}_seen": torch.where(seen, rows, torch.zeros_like(rows)), **data}
-    plate, bare = plate_of(site), model.unobserved()
+    plate, bare = data_plate([site]), model.unobserved()
     sized = bare if plate is None else resized(bare, plate, rows.shape[axis(site, plate)])
     return sized.with_program(program).with_parameters(model.parameters).observe(**values)
 
@@ -105,7 +106,7 @@ def _rows(site: Site, given: Any) -> torch.Tensor:
         found = f"{type(given).__name__} ({str(error).partition('. ')[0]})"
         raise ModelError(problem(f"site {site.name!r}", found=found, expected="an array of numbers")) from error
     value = value.to(torch.get_default_dtype()) if not value.is_floating_point() else value
-    plate = plate_of(site)
+    plate = data_plate([site])
     expected: tuple[Any, ...] = site.shape
     if plate is not None:
         along = axis(site, plate)

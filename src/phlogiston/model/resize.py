@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from phlogiston.engine.program.isolate import as_int, seed_sequence
+from phlogiston.engine.program.plates import data_plate
 from phlogiston.engine.program.sites import Plate, Site
 from phlogiston.errors import SettingError, UnsupportedModel, problem
 from phlogiston.model.model import Model
@@ -16,11 +17,6 @@ from phlogiston.model.model import Model
 def depth(site: Site) -> int:
     """Dimensions of a site's value that plates may have: what follows them is one event."""
     return max((-plate.dim for plate in site.plates), default=0)
-
-
-def plate_of(site: Site) -> Plate | None:
-    """That of the rows: the largest around a site."""
-    return max(site.plates, key=lambda plate: plate.size, default=None)
 
 
 def axis(site: Site, plate: Plate) -> int:
@@ -59,8 +55,8 @@ def generated(model: Model, count: int, seed: int | None) -> dict[str, torch.Ten
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
         raise SettingError(problem("num_elements", found=repr(given), expected="an integer above zero"))
     sites = [site for site in model.structure.of("latent", "observed", "deterministic") if site.plates]
-    plates = [plate for site in sites if (plate := plate_of(site)) is not None]
-    if not plates:
+    plate, bare = data_plate(sites), model.unobserved()
+    if plate is None:
         raise UnsupportedModel(
             problem(
                 f"program {model.name!r}",
@@ -69,7 +65,6 @@ def generated(model: Model, count: int, seed: int | None) -> dict[str, torch.Ten
                 fix="fitted.simulate(n)",
             )
         )
-    plate, bare = max(plates, key=lambda p: p.size), model.unobserved()
     try:
         whole, runs = resized(bare, plate, count), 1
     except UnsupportedModel:  # as many runs of its own rows as it takes

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from phlogiston.engine.learning.modules import call_with
+from phlogiston.engine.learning.minibatch_terms import call_with
 from phlogiston.engine.program.isolate import isolated
 from phlogiston.errors import SettingError, problem
 from phlogiston.training.guides import Guide, Params

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from phlogiston.engine.program import handlers
 from phlogiston.engine.program.isolate import isolated
+from phlogiston.engine.program.reading import Reading, Values, read
 from phlogiston.engine.program.readings import Interpreter
-from phlogiston.engine.program.sites import Site, run, score
+from phlogiston.engine.program.sites import Site, run
 from phlogiston.engine.trace.batched import Batched
 from phlogiston.engine.trace.cache import given
 from phlogiston.engine.trace.graph import Function
 
-Values = dict[str, torch.Tensor]
 Array = NDArray[Any]
 _LARGEST_CALL = 2**22  # numbers in the terms of one call
 
@@ -97,11 +97,8 @@ class FullReadings:
 
     def values(self, inputs: Values) -> Values:
         """``w [W]`` -> all latents and deterministics."""
-        trace = self._trace(inputs["w"])
-        return {
-            site.name: torch.as_tensor(trace.nodes[site.name]["value"])
-            for site in self.interpreter.structure.of("latent", "deterministic")
-        }
+        names = (site.name for site in self.interpreter.structure.of("latent", "deterministic"))
+        return self._read(inputs["w"]).values(*names)
 
     def terms(self, inputs: Values) -> Values:
         """``w [W]`` -> ``terms [F]``, whose sum is log p(values, observed) + log |d values / d u|."""
@@ -115,19 +112,12 @@ class FullReadings:
         """``x [X]``, all latents' values -> ``value []``, log p(values, observed); -inf outside of a support."""
         latents = self.interpreter.structure.of("latent")
         values = unflattened(latents, inputs["x"])
-        trace = score(run(self.interpreter.bound, handlers.Substitute(values), parameters=self._parameters))
-        total = torch.zeros(())
-        for site in self.interpreter.structure.of("latent", "observed", "factor"):
-            msg = cast(dict[str, Any], trace.nodes[site.name])
-            log_prob = msg["log_prob"].sum()
-            if site.role == "latent":
-                log_prob = torch.where(msg["fn"].support.check(msg["value"]).all(), log_prob, -torch.inf)
-            total = total + log_prob
-        return {"value": total}
-
-    @property
-    def _parameters(self) -> Any:
-        return self.interpreter.structure.parameters
+        reading = read(self.interpreter.bound, self.interpreter.structure, handlers.Substitute(values))
+        inside = torch.ones((), dtype=torch.bool)
+        for site in latents:
+            msg = reading.message(site.name)
+            inside = inside & msg["fn"].support.check(msg["value"]).all()
+        return {"value": torch.where(inside, reading.joint, -torch.inf)}
 
     def split(self, w: torch.Tensor) -> Values:
         """The latents' coordinates, in their shapes and types."""
@@ -138,25 +128,23 @@ class FullReadings:
             found[part.site.name] = value if missing is None else missing.spread(value)
         return found
 
-    def _trace(self, w: torch.Tensor) -> Any:
+    def _read(self, w: torch.Tensor) -> Reading:
         split, structure = self.split(w), self.interpreter.structure
         unconstrained = handlers.Unconstrained({site.name: split[site.name] for site in structure.continuous})
         discrete = handlers.Substitute({site.name: split[site.name] for site in structure.discrete})
-        return run(self.interpreter.bound, unconstrained, discrete, parameters=structure.parameters)
+        return read(self.interpreter.bound, structure, unconstrained, discrete)
 
     def _terms(self, w: torch.Tensor) -> list[tuple[Term, torch.Tensor]]:
-        trace, split = score(self._trace(w)), self.split(w)
-        found = []
-        for site in self.interpreter.structure.of("latent", "observed", "factor"):
-            msg = cast(dict[str, Any], trace.nodes[site.name])
-            log_prob = msg["log_prob"]
-            if site.role == "latent" and site.discrete and not site.enumerable:  # densities may go on beyond supports
+        reading, structure = self._read(w), self.interpreter.structure
+        terms = []
+        for name, log_prob in reading.terms.items():
+            if (site := structure[name]) in structure.discrete and not site.enumerable:
+                msg = reading.message(name)  # densities may go on beyond supports
                 log_prob = torch.where(msg["fn"].support.check(msg["value"]), log_prob, -torch.inf)
-            found.append((Term(site.name, False), log_prob.reshape(-1)))
-            if site.role == "latent" and not site.discrete:
-                _, jacobian = handlers.constrained(msg, split[site.name])
-                found.append((Term(site.name, True), jacobian.reshape(-1)))
-        return found
+            terms.append((Term(name, False), log_prob.reshape(-1)))
+            if name in reading.log_jacobian:
+                terms.append((Term(name, True), reading.log_jacobian[name].reshape(-1)))
+        return terms
 
 
 class Columns:

@@ -16,7 +16,8 @@ from phlogiston.engine.program.coupling import tied_elements
 from phlogiston.engine.program.enumeration import posterior as enumerated_posterior
 from phlogiston.engine.program.enumeration import table_size as enumerated_table_size
 from phlogiston.engine.program.isolate import isolated
-from phlogiston.engine.program.readings import LIKELIHOOD, Interpreter, Slot, Values
+from phlogiston.engine.program.reading import Values
+from phlogiston.engine.program.readings import LIKELIHOOD, Interpreter, Slot
 from phlogiston.engine.program.sites import Bound, Structure, discover
 from phlogiston.engine.trace.batched import LEAVES_TORCH, Batched, Tier, Work
 from phlogiston.engine.trace.cache import Family, given

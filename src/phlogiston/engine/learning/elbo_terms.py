@@ -24,49 +24,38 @@ term is an expectation (``expected``), which counts as a closed form. Nothing of
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.ops.contract import contract_tensor_tree
 from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import constraints, kl_divergence, transform_to
 
-from phlogiston.engine.learning.element_terms import AtRows
-from phlogiston.engine.program import enumeration, guide_enumeration, handlers
+from phlogiston.engine.program import guide_enumeration, handlers
 from phlogiston.engine.program.guide_enumeration import Weights
 from phlogiston.engine.program.isolate import isolated
-from phlogiston.engine.program.plates import axis_of, in_plate
+from phlogiston.engine.program.missing import missing_of
+from phlogiston.engine.program.plates import Rows, axis_of, in_plate, rows_of
+from phlogiston.engine.program.reading import Reading, Values, read
 from phlogiston.engine.program.readings import Slot, layout
-from phlogiston.engine.program.sites import Bound, Plate, Structure, cast_inputs, of_latents, run, score
+from phlogiston.engine.program.sites import Bound, Plate, Rebound, Structure, cast_inputs, run, score
 from phlogiston.engine.trace.graph import Graph, trace_single
 from phlogiston.errors import ModelError, UnsupportedModel, did_you_mean, problem
 
-Values = dict[str, torch.Tensor]
 PARAM = "param/"
 
 
-@dataclass(frozen=True)
-class GuideOf:
-    """A guide on the inputs of a program, with nothing observed."""
-
-    program: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    parameters: Mapping[str, torch.Tensor]
-    observed: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    missing: Mapping[str, handlers.Missing] = field(default_factory=dict)
-
-
-def guide_of(bound: Bound, guide: Callable[..., Any]) -> GuideOf:
-    """The guide on the program's inputs, or on none if it takes none."""
+def _guide_of(bound: Bound, guide: Callable[..., Any], dtype: torch.dtype) -> Bound:
+    """The guide on the program's inputs, or on none if it takes none, with nothing observed."""
     takes_none = not inspect.signature(guide).parameters
-    inputs = ((), {}) if takes_none else (bound.args, bound.kwargs)
-    return GuideOf(guide, *inputs, bound.parameters)
+    args, kwargs = ((), {}) if takes_none else (bound.args, bound.kwargs)
+    if isinstance(guide, torch.nn.Module):
+        with isolated(seed=0, dtype=dtype), handlers.WholePlates():
+            guide(*args, **kwargs)  # autoguides look at their program when they are first called
+    return Rebound(guide, args, kwargs, {}, {}, bound.parameters)
 
 
 class Learning:
@@ -100,41 +89,47 @@ class Learning:
     ) -> None:
         # now, and not row by row at every step
         structure = replace(structure, observations=cast_inputs(structure.observations, dtype))
-        self._bound, self._structure, self._plate, self._dtype = bound, structure, plate, dtype
-        self._analytic, self.dtype = analytic, dtype
-        self._guide = None if guide is None else guide_of(bound, guide)
-        if self._guide is not None and isinstance(guide, torch.nn.Module):
-            with isolated(seed=0, dtype=dtype):  # autoguides look at their program when they are first called
-                self._guide.program(*self._guide.args, **self._guide.kwargs)
+        nothing = replace(structure, sites=(), observations={})
+        self._structure, self._plate, self._analytic, self.dtype = structure, plate, analytic, dtype
+        self._program = Rows(bound, structure) if plate is None else rows_of(bound, structure, plate, dtype)
+        self._guide: Rows | None = None
+        if guide is not None:
+            own = _guide_of(bound, guide, dtype)
+            self._guide = Rows(own, nothing) if plate is None else rows_of(own, nothing, plate, dtype)
         with isolated(seed=0, dtype=dtype), torch.no_grad():
-            program = self._nodes(bound)
-            guided = {} if self._guide is None else self._nodes(self._guide)
-            found = {name: msg for name, msg in {**program, **guided}.items() if msg["type"] == "param"}
-            self._held = {
-                name: msg["value"].detach().to(dtype) for name, msg in found.items() if hold and name in program
-            }
-            found = {name: msg for name, msg in found.items() if name not in self._held}
-            self.constraints = {name: _constraint(msg) for name, msg in found.items()}
-            self.initial = {
-                name: transform_to(self.constraints[name]).inv(msg["value"].detach().to(dtype)).clone()
-                for name, msg in found.items()
-            }
-        self.of_program = tuple(name for name, msg in program.items() if msg["type"] == "param")
-        self.modules = {name: msg["args"][1] for name, msg in guided.items() if _is_of_module(msg)}
-        self.guided = self._match(guided)
-        rest = tuple(site for site in structure.continuous if site.name not in self.guided)
-        self.slots: tuple[Slot, ...] = layout(replace(structure, sites=rest))
-        self.enumerated = tuple(
-            name for name in self.guided if analytic and guide_enumeration.is_enumerated(guided[name])
-        )
-        drawn = [name for name in self.guided if name not in self.enumerated]
-        self.score_sites = tuple(name for name in drawn if not guided[name]["fn"].has_rsample)
-        self.summed = tuple(site.name for site in structure.discrete if site.name not in self.guided)
+            program, guided = self._first_run(self._program), self._first_run(self._guide)
+            self._find_parameters(program, guided, hold)
+        self._find_latents(guided)
         self._refuse_shared()
 
-    def _nodes(self, bound: Bound) -> dict[str, dict[str, Any]]:
-        nodes = run(bound, parameters={name: value.to(self._dtype) for name, value in bound.parameters.items()}).nodes
+    def _first_run(self, of: Rows | None) -> dict[str, dict[str, Any]]:
+        if of is None:
+            return {}
+        parameters = {name: value.to(self.dtype) for name, value in of.bound.parameters.items()}
+        nodes = run(of.bound, parameters=parameters).nodes
         return {name: cast(dict[str, Any], msg) for name, msg in nodes.items()}
+
+    def _find_parameters(self, program: Mapping[str, Any], guided: Mapping[str, Any], hold: bool) -> None:
+        params = {name: msg for name, msg in {**program, **guided}.items() if msg["type"] == "param"}
+        of_program = [name for name in params if name in program]
+        learned = {name: msg for name, msg in params.items() if not (hold and name in program)}
+        self._held = {n: params[n]["value"].detach().to(self.dtype) for n in of_program if n not in learned}
+        self.constraints = {name: _constraint(msg) for name, msg in learned.items()}
+        self.initial = {
+            name: transform_to(self.constraints[name]).inv(msg["value"].detach().to(self.dtype)).clone()
+            for name, msg in learned.items()
+        }
+        self.of_program = tuple(name for name, msg in program.items() if msg["type"] == "param")
+        self.modules = {name: msg["args"][1] for name, msg in guided.items() if _is_of_module(msg)}
+
+    def _find_latents(self, guided: Mapping[str, dict[str, Any]]) -> None:
+        self.guided = self._match(guided)
+        rest = tuple(site for site in self._structure.continuous if site.name not in self.guided)
+        self.slots: tuple[Slot, ...] = layout(replace(self._structure, sites=rest))
+        self.enumerated = tuple(n for n in self.guided if self._analytic and guide_enumeration.is_enumerated(guided[n]))
+        drawn = [name for name in self.guided if name not in self.enumerated]
+        self.score_sites = tuple(name for name in drawn if not guided[name]["fn"].has_rsample)
+        self.summed = tuple(site.name for site in self._structure.discrete if site.name not in self.guided)
 
     def _match(self, guided: Mapping[str, dict[str, Any]]) -> tuple[str, ...]:
         known = {site.name: site for site in self._structure.of("latent")}
@@ -186,7 +181,7 @@ class Learning:
         """Inputs of ``terms`` by name."""
         params = {PARAM + name: value for name, value in self.initial.items()}
         index = {"index": torch.arange(rows)} if self._plate is not None else {}
-        return {**params, **index, **({"u": torch.zeros(self.width, dtype=self._dtype)} if self.width else {})}
+        return {**params, **index, **({"u": torch.zeros(self.width, dtype=self.dtype)} if self.width else {})}
 
     def traced(self, rows: int, *, values: bool = False) -> Graph:
         """The graph of ``terms`` for a batch of so many rows.
@@ -194,7 +189,7 @@ class Learning:
         Raises:
             UntraceableProgram: program or guide branch on a value, or leave torch.
         """
-        with isolated(seed=0, dtype=self._dtype), torch.no_grad():
+        with isolated(seed=0, dtype=self.dtype), torch.no_grad():
             return trace_single(lambda inputs: self.terms(inputs, values=values), self.example(rows))
 
     def terms(self, inputs: Values, *, values: bool = False) -> Values:
@@ -202,27 +197,21 @@ class Learning:
         params = {**self._held, **self.constrained({name: inputs[PARAM + name] for name in self.initial})}
         index = inputs.get("index")
         guided, weights = self._run_guide(params, index)
-        latents = {name: cast(torch.Tensor, guided.nodes[name]["value"]) for name in self.guided}
-        substitute: list[Any] = [handlers.Substitute(latents)]
-        unconstrain = None
+        messengers: list[Any] = [
+            handlers.Substitute({name: cast(torch.Tensor, guided.nodes[name]["value"]) for name in self.guided})
+        ]
         if self.width:
-            unconstrain = handlers.Unconstrained({s.site.name: self._part(s, inputs["u"], index) for s in self.slots})
-            substitute.append(unconstrain)
-        bound = self._at(self._bound, self._structure, index)
-        structure = replace(self._structure, parameters=params)
-        if self.summed:
-            trace = enumeration.enumerated(bound, structure, *substitute)
-            found = self._summed_out(trace)
-        else:
-            trace = score(prune_subsample_sites(run(bound, *substitute, parameters=params)))
-            found = self._program_terms(trace, weights)
-        found = self._with_guide(found, guided, None if self.summed else trace, weights)
-        if unconstrain is not None:
-            found |= {f"j/{n}": self._rows(n, value, weights) for n, value in unconstrain.log_jacobian.items()}
+            own = {slot.site.name: self._part(slot, inputs["u"], index) for slot in self.slots}
+            messengers.append(handlers.Unconstrained(own))
+        structure = replace(self._program.structure_at(self._structure, index), parameters=params)
+        reading = read(self._program.at(index), structure, *messengers, sum_out=bool(self.summed))
+        terms = self._summed_out(reading) if reading.summed else self._program_terms(reading, weights)
+        terms = self._with_guide(terms, guided, reading, weights)
+        terms |= {f"j/{name}": self._rows(name, value, weights) for name, value in reading.log_jacobian.items()}
         if values:
             names = (*self.guided, *(slot.site.name for slot in self.slots))
-            found |= {f"value/{name}": cast(torch.Tensor, trace.nodes[name]["value"]) for name in names}
-        return found
+            terms |= {f"value/{name}": value for name, value in reading.values(*names).items()}
+        return terms
 
     def _part(self, slot: Slot, u: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
         """A latent's unconstrained value, at the rows of the batch where it belongs to rows."""
@@ -231,17 +220,13 @@ class Learning:
             return value
         return value.index_select(axis_of(slot.site, self._plate), index)
 
-    def _at(self, bound: Bound, structure: Structure, index: torch.Tensor | None) -> Bound:
-        return bound if index is None or self._plate is None else AtRows(bound, structure, self._plate, index)
-
     def _run_guide(self, params: Values, index: torch.Tensor | None) -> tuple[poutine.Trace, Weights | None]:
         if self._guide is None:
             return poutine.Trace(), None
-        nothing = replace(self._structure, sites=(), observations={})
-        bound, nesting = self._at(self._guide, nothing, index), self._structure.plate_nesting
+        bound, nesting = self._guide.at(index), self._structure.plate_nesting
         if not self.enumerated:
             return score(prune_subsample_sites(run(bound, parameters=params))), None
-        trace = score(prune_subsample_sites(enumeration.in_parallel(bound, nesting, params)))
+        trace = score(prune_subsample_sites(guide_enumeration.in_parallel(bound, nesting, params)))
         return trace, Weights.of([cast(dict[str, Any], trace.nodes[name]) for name in self.enumerated], nesting)
 
     def _rows(self, name: str, log_prob: torch.Tensor, weights: Weights | None) -> torch.Tensor:
@@ -254,72 +239,44 @@ class Learning:
         others = [dim for dim in range(-log_prob.ndim, 0) if dim != self._plate.dim]
         return log_prob.sum(others) if others else log_prob
 
-    def _program_terms(self, trace: poutine.Trace, weights: Weights | None) -> Values:
-        found: Values = {}
-        for site in self._structure.sites:
-            if site.role not in ("latent", "observed", "factor"):
-                continue
-            log_prob = torch.as_tensor(cast(dict[str, Any], trace.nodes[site.name])["log_prob"])
-            if site.role != "latent":
-                found[f"x/{site.name}"] = self._rows(site.name, log_prob, weights)
-                continue
-            own = of_latents(site, log_prob)
-            found[f"p/{site.name}"] = self._rows(site.name, own, weights)
-            if site.missing is not None:
-                found[f"x/{site.name}"] = self._rows(site.name, log_prob - own, weights)
-        return found
+    def _program_terms(self, reading: Reading, weights: Weights | None) -> Values:
+        kinds = {"p": reading.latent, "x": reading.observed}
+        return {
+            f"{kind}/{name}": self._rows(name, term, weights)
+            for name in reading.terms
+            for kind, terms in kinds.items()
+            if (term := terms.get(name)) is not None
+        }
 
-    def _summed_out(self, trace: poutine.Trace) -> Values:
-        enumeration.pack(trace)
-        symbol = None if self._plate is None else trace.plate_to_symbol.get(self._plate.name)
-        factors: OrderedDict[frozenset[str], list[torch.Tensor]] = OrderedDict()
-        sum_dims: set[str] = set()
-        for msg in trace.nodes.values():
-            if msg["type"] != "sample":
-                continue
-            frames = [frame for frame in msg["cond_indep_stack"] if frame.vectorized and frame.size > 1]
-            plates = frozenset(trace.plate_to_symbol[frame.name] for frame in frames)
-            factor: Any = cast(Any, msg)["packed"]["log_prob"]
-            sum_dims.update(frozenset(factor._pyro_dims) - plates)
-            factors.setdefault(plates, []).append(factor)
-        rows, shared = torch.zeros(()), torch.zeros(())
-        for plates, terms in contract_tensor_tree(factors, sum_dims).items():
-            for term in terms:
-                if symbol is not None and symbol in plates:
-                    place = cast(Any, term)._pyro_dims.index(symbol)
-                    others = [dim for dim in range(term.ndim) if dim != place]
-                    rows = rows + (term.sum(others) if others else term)
-                else:
-                    shared = shared + term.sum()
+    def _summed_out(self, reading: Reading) -> Values:
+        rows, shared = reading.rows(self._plate)
         return {"x/marginal": shared, **({"x/marginal (rows)": rows} if rows.ndim else {})}
 
-    def _closed_form(self, guided: dict[str, Any], trace: poutine.Trace) -> torch.Tensor | None:
+    def _closed_form(self, guided: dict[str, Any], reading: Reading) -> torch.Tensor | None:
         """KL[q, p] of one site, element by element, with the site's scale; None where it has no formula."""
-        return _closed_form(guided, cast(dict[str, Any], trace.nodes[guided["name"]])) if self._analytic else None
+        return _closed_form(guided, reading.message(guided["name"])) if self._analytic else None
 
-    def _with_guide(
-        self, found: Values, guided: poutine.Trace, trace: poutine.Trace | None, weights: Weights | None
-    ) -> Values:
+    def _with_guide(self, terms: Values, guided: poutine.Trace, reading: Reading, weights: Weights | None) -> Values:
         ordered = [name for name in (site.name for site in self._structure.of("latent")) if name in self.guided]
         in_order = ordered == [name for name in guided.nodes if name in self.guided]
-        able = {name for name in self.guided if in_order and trace is not None and name not in self.enumerated}
+        able = {name for name in self.guided if in_order and not reading.summed and name not in self.enumerated}
         for name, node in guided.nodes.items():
             msg = cast(dict[str, Any], node)
             if msg["type"] != "sample" or not handlers.is_data(msg):
                 continue
             log_q = torch.as_tensor(msg["log_prob"])
             if name not in self.guided:  # an auxiliary draw of the guide, from which its sites are computed
-                found[f"q/{name}"] = (log_q if weights is None else weights.expect(name, log_q)).sum()
+                terms[f"q/{name}"] = (log_q if weights is None else weights.expect(name, log_q)).sum()
                 continue
             if name in self.score_sites:
                 self._refuse_mixed(name, log_q)
-                found[f"score/{name}"] = self._rows(name, log_q, None)
-            elif trace is not None and name in able and (kl := self._closed_form(msg, trace)) is not None:
-                found[f"kl/{name}"] = self._rows(name, kl, weights)
-                found.pop(f"p/{name}")
+                terms[f"score/{name}"] = self._rows(name, log_q, None)
+            elif name in able and (kl := self._closed_form(msg, reading)) is not None:
+                terms[f"kl/{name}"] = self._rows(name, kl, weights)
+                terms.pop(f"p/{name}")
                 continue
-            found[f"q/{name}"] = self._rows(name, log_q, weights)
-        return found
+            terms[f"q/{name}"] = self._rows(name, log_q, weights)
+        return terms
 
     def _refuse_mixed(self, name: str, log_q: torch.Tensor) -> None:
         if log_q.ndim > self._structure.plate_nesting:
@@ -345,7 +302,7 @@ def _constraint(msg: Mapping[str, Any]) -> Any:
 
 
 def _closed_form(guided: Mapping[str, Any], msg: Mapping[str, Any]) -> torch.Tensor | None:
-    plain = msg["mask"] is None and guided["mask"] is None and handlers.missing_of(dict(msg)) is None
+    plain = msg["mask"] is None and guided["mask"] is None and missing_of(dict(msg)) is None
     if not plain or handlers.is_point_mass(dict(guided)):  # a point computed from an auxiliary draw, with its Jacobian
         return None
     try:

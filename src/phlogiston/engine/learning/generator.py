@@ -9,11 +9,10 @@ from typing import cast
 import torch
 
 from phlogiston.engine.learning.elbo_terms import PARAM
-from phlogiston.engine.learning.element_terms import AtRows
 from phlogiston.engine.learning.minibatch_terms import Learned, learned_parameters
 from phlogiston.engine.program.handlers import Message, is_data
 from phlogiston.engine.program.isolate import isolated
-from phlogiston.engine.program.plates import axis_of
+from phlogiston.engine.program.plates import axis_of, rows_of
 from phlogiston.engine.program.sites import Bound, Plate, Site, Structure, rebound, run
 from phlogiston.engine.trace.graph import Graph, trace_single
 from phlogiston.errors import ModelError, UnsupportedModel, problem
@@ -51,10 +50,9 @@ class Generator:
     ) -> None:
         self.site, self.plate, self.conditions, self.dtype = site, plate, conditions, dtype
         others = {name: value for name, value in bound.observed.items() if name != site.name}
-        self._bound = rebound(bound, others)
         kept = {name: value for name, value in structure.observations.items() if name != site.name}
         sites = tuple(replace(s, role="latent") if s.name == site.name else s for s in structure.sites)
-        self._structure = replace(structure, observations=kept, sites=sites)
+        self._rows = rows_of(rebound(bound, others), replace(structure, observations=kept, sites=sites), plate, dtype)
         self.learned: dict[str, Learned] = learned_parameters(bound, dtype)
         axis = axis_of(site, plate)
         fits = 0 <= axis < len(site.shape) and site.shape[axis] == plate.size
@@ -85,7 +83,7 @@ class Generator:
 
     def _value(self, params: Mapping[str, torch.Tensor], index: torch.Tensor) -> torch.Tensor:
         held = {name: param.constrained(params[name]) for name, param in self.learned.items()}
-        trace = run(AtRows(self._bound, self._structure, self.plate, index), parameters=held)
+        trace = run(self._rows.at(index), parameters=held)
         message = cast(Message, trace.nodes[self.site.name])
         if is_data(message) and message["is_observed"]:
             raise UnsupportedModel(

@@ -9,17 +9,15 @@ from typing import Any, cast
 
 import torch
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import constraints, transform_to
 
-from phlogiston.engine.learning.element_terms import AtRows
-from phlogiston.engine.program import enumeration, handlers
+from phlogiston.engine.program import handlers
 from phlogiston.engine.program.isolate import isolated
-from phlogiston.engine.program.plates import axis_of, in_plate
+from phlogiston.engine.program.plates import axis_of, in_plate, rows_of
+from phlogiston.engine.program.reading import Values, read
 from phlogiston.engine.program.readings import Slot, layout
-from phlogiston.engine.program.sites import Bound, Plate, Site, Structure, cast_inputs, discover, run, score
+from phlogiston.engine.program.sites import Bound, Plate, Site, Structure, cast_inputs, discover, run
 
-Values = dict[str, torch.Tensor]
 _HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -81,9 +79,8 @@ class BatchTerms:
     def __init__(self, bound: Bound, structure: Structure, plate: Plate, dtype: torch.dtype) -> None:
         # now, and not row by row at every step
         structure = replace(structure, observations=cast_inputs(structure.observations, dtype))
-        self._bound, self._whole, self._plate = bound, structure, plate
-        two = torch.arange(min(2, plate.size))
-        self._part = discover(AtRows(bound, structure, plate, two), dtype)
+        self._plate, self._rows = plate, rows_of(bound, structure, plate, dtype)
+        self._part = discover(self._rows.at(torch.arange(min(2, plate.size))), dtype)
         self.shared: tuple[Slot, ...] = layout(
             replace(structure, sites=tuple(s for s in structure.continuous if not in_plate(s, plate.name)))
         )
@@ -104,49 +101,17 @@ class BatchTerms:
             and guide are normals, else ``[B]`` at the values; ``shared []``, of latents outside of the plate. Where a
             latent's prior depends on a discrete latent, ``likelihood`` holds both and the prior is zero.
         """
-        rows = AtRows(self._bound, self._whole, self._plate, index)
         held = handlers.Substitute({name: latent.value for name, latent in encoded.items()})
         split = {slot.site.name: u[slot.start : slot.stop].reshape(slot.shape) for slot in self.shared}
-        unconstrain, missing = handlers.Unconstrained(split), rows.missing
-        sites = tuple(replace(s, missing=missing[s.name]) if s.name in missing else s for s in self._part.sites)
-        part = replace(self._part, sites=sites, parameters=params)
-        if part.discrete:
-            trace = enumeration.enumerated(rows, part, unconstrain, held)
-            nodes = {name: dict(cast(dict[str, Any], msg)) for name, msg in trace.nodes.items()}
-            joint = enumeration.log_evidence(trace)
-        else:
-            trace = score(prune_subsample_sites(run(rows, unconstrain, held, parameters=params)))
-            nodes = {name: cast(dict[str, Any], msg) for name, msg in trace.nodes.items()}
-            joint = None
-        return self._parts(part, nodes, encoded, unconstrain, joint)
-
-    def _parts(
-        self,
-        part: Structure,
-        nodes: Mapping[str, Any],
-        encoded: Mapping[str, Encoding],
-        unconstrain: handlers.Unconstrained,
-        joint: torch.Tensor | None,
-    ) -> Values:
-        found: Values = {}
-        shared, likelihood = torch.zeros(()), torch.zeros(())
-        split_off = torch.zeros(())  # of the joint density: what is accounted for elsewhere
-        for site in part.of("latent", "observed", "factor"):
-            msg, inside = nodes[site.name], in_plate(site, self._plate.name)
-            log_prob = msg["log_prob"]
-            summed_out = site.discrete and site.role == "latent"
-            single = log_prob.ndim <= part.plate_nesting and not summed_out
-            if not inside and single:  # what has an enumerated dimension stays with what it was summed with
-                shared = shared + log_prob.sum()
-            elif site.name in encoded:
-                found[f"prior/{site.name}"] = self._prior(site, msg, encoded[site.name], single)
-                split_off = split_off + (log_prob.sum() if single else 0.0)
-            elif joint is None:
-                likelihood = likelihood + log_prob.sum()
-        if joint is not None:
-            likelihood = joint - shared - split_off
-        jacobian = sum((value.sum() for value in unconstrain.log_jacobian.values()), torch.zeros(()))
-        return {**found, "likelihood": likelihood, "shared": shared + jacobian}
+        part = replace(self._rows.structure_at(self._part, index), parameters=params)
+        reading = read(self._rows.at(index), part, handlers.Unconstrained(split), held, sum_out=True)
+        split_off, priors = set(reading.outside(self._plate)), {}
+        shared = reading.sum_of(split_off)
+        for name, latent in encoded.items():
+            single = reading.is_single(name)  # what has an enumerated dimension stays with what it was summed with
+            priors[f"prior/{name}"] = self._prior(part[name], reading.message(name), latent, single)
+            split_off |= {name} if single else set()
+        return {**priors, "likelihood": reading.without(split_off), "shared": shared + reading.jacobian}
 
     def _prior(self, site: Site, msg: Mapping[str, Any], latent: Encoding, single: bool) -> torch.Tensor:
         """E log p of a latent: by coordinate in closed form where both are normals, else at its value."""
@@ -159,6 +124,7 @@ class BatchTerms:
             loc, scale = base.loc, base.scale
             square = (latent.loc - loc).square() + latent.scale.square()
             terms = -torch.log(scale) - _HALF_LOG_TAU - 0.5 * square / scale.square()
+            terms = terms if msg["scale"] == 1.0 else terms * msg["scale"]
             return cast(torch.Tensor, terms.expand(latent.value.shape).movedim(axis, 0).reshape(count, -1))
         log_prob = msg["log_prob"].expand(site_batch(latent.value, site))
         return cast(torch.Tensor, log_prob.movedim(axis, 0).reshape(count, -1).sum(-1))
@@ -169,6 +135,6 @@ def site_batch(value: torch.Tensor, site: Site) -> torch.Size:
     return value.shape[: value.ndim - site.event_dim]
 
 
-def with_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], data: torch.Tensor) -> Any:
-    """What a module gives with other parameters, by name, than its own."""
-    return torch.func.functional_call(module, dict(weights), (data,))
+def call_with(module: torch.nn.Module, params: Mapping[str, torch.Tensor], *args: Any) -> Any:
+    """What a module gives for these arguments with these parameters, by name, in place of its own."""
+    return torch.func.functional_call(module, dict(params), args)

@@ -1,12 +1,17 @@
-"""Whether the elements of a plated discrete latent are independent given the rest, as summing them out supposes."""
+"""Whether the elements of a plate are independent of each other given all that is outside of the plate."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 
 from phlogiston.engine.densities.joint import FullReadings, Part, example_points, parts_of, states_of
 from phlogiston.engine.program.isolate import isolated
+from phlogiston.engine.program.plates import axis_of, in_plate
 from phlogiston.engine.program.readings import Interpreter
+from phlogiston.engine.program.sites import Bound, Plate, Structure
 
 _ELEMENTS = 3  # of a site that are looked at: its first, its middle and its last
 
@@ -36,7 +41,7 @@ def _tied(readings: FullReadings, part: Part, states: torch.Tensor, w: torch.Ten
     for row in sorted({0, len(coordinates) // 2, len(coordinates) - 1})[:_ELEMENTS]:
         others = torch.arange(len(coordinates)) != row
         changed = [
-            differs(base, readings.terms({"w": _moved(w, rows, states)})["terms"])
+            _differs(base, readings.terms({"w": _moved(w, rows, states)})["terms"])
             for rows in (coordinates[[row]], coordinates[others])
         ]
         both = (changed[0] & changed[1]).nonzero()
@@ -53,7 +58,49 @@ def _moved(w: torch.Tensor, rows: torch.Tensor, states: torch.Tensor) -> torch.T
     return moved
 
 
-def differs(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+def tied_latents(bound: Bound, structure: Structure, plate: Plate) -> tuple[str, str] | None:
+    """A latent of a plate and the site by which several of its elements depend on each other; None if none do.
+
+    Moves the latents of one element, and then those of all others: a term of the joint density that changes both
+    times ties them together, so that an element's posterior depends on the others' data.
+    """
+    interpreter = Interpreter(bound, structure)
+    readings = FullReadings(interpreter)
+    with isolated(seed=0, dtype=torch.float64), torch.no_grad():
+        parts = [part for part in parts_of(interpreter) if in_plate(part.site, plate.name)]
+        states = states_of(interpreter) if structure.discrete else {}
+        _, w = example_points(interpreter)
+        base, names = readings.terms({"w": w})["terms"], readings.names(w)
+        row = plate.size // 2
+        both = torch.ones_like(base, dtype=torch.bool)
+        for inside in (True, False):
+            moved = w.clone()
+            for part in parts:
+                _move(moved, part, plate, row, inside=inside, states=states)
+            both &= _differs(base, readings.terms({"w": moved})["terms"])
+    tied = both.nonzero()
+    if not tied.numel():
+        return None
+    return parts[0].site.name, names[int(tied[0])].site
+
+
+def _move(
+    w: torch.Tensor, part: Part, plate: Plate, row: int, *, inside: bool, states: Mapping[str, np.ndarray]
+) -> None:
+    """Move a latent's coordinates in one element of a plate, or those in all others."""
+    if part.site.missing is not None:
+        return
+    places = np.moveaxis(np.arange(part.start, part.stop).reshape(part.shape), axis_of(part.site, plate), 0)
+    chosen = torch.from_numpy(np.asarray(places[row] if inside else np.delete(places, row, axis=0)).reshape(-1))
+    if part.site.name in states:
+        known = torch.from_numpy(states[part.site.name]).to(w).reshape(-1)
+        now = (w[chosen].unsqueeze(-1) - known).abs().argmin(-1)
+        w[chosen] = known[(now + 1) % len(known)]
+    else:
+        w[chosen] += 0.37
+
+
+def _differs(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """Where two readings of the same terms differ by more than rounding."""
     same = (before == after) | (before.isnan() & after.isnan())
     return ~(same | ((before - after).abs() <= 1e-12 * (1.0 + before.abs())))

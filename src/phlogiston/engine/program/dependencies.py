@@ -24,9 +24,9 @@ def parents_of(bound: Bound, dtype: torch.dtype = torch.float64) -> Mapping[str,
 
     def program() -> None:
         data = {name: value for name, value in cast_inputs(bound.observed).items() if name not in bound.missing}
-        swaps = handlers.Swaps()
-        held = handlers.Parameters(cast_inputs(bound.parameters), swaps)
-        with handlers.Precision(), held, poutine.condition(data=data), Adapt(swaps):
+        overrides = handlers.ParameterOverrides()
+        held = handlers.Parameters(cast_inputs(bound.parameters), overrides)
+        with handlers.Precision(), held, poutine.condition(data=data), handlers.WholePlates(), Adapt(overrides):
             bound.program(*cast_inputs(bound.args), **cast_inputs(bound.kwargs))
 
     with isolated(seed=0, dtype=dtype), torch.no_grad():

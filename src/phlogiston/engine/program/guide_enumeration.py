@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro import poutine
+from pyro.poutine.enum_messenger import EnumMessenger
 
+from phlogiston.engine.program.sites import Bound, run
 from phlogiston.errors import UnsupportedModel, problem
 
 
@@ -29,6 +32,11 @@ def is_enumerated(msg: Mapping[str, Any]) -> bool:
             )
         )
     return True
+
+
+def in_parallel(bound: Bound, nesting: int, params: Mapping[str, torch.Tensor]) -> poutine.Trace:
+    """A trace of a guide in which the sites that ask for it take all their values, in dimensions left of its plates."""
+    return run(bound, EnumMessenger(-1 - nesting), parameters=params)
 
 
 @dataclass(frozen=True)

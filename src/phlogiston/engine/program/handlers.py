@@ -3,80 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from pyro.distributions import Delta, Unit
+from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch.distributions import Bernoulli, Binomial, Categorical, biject_to, constraints
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
+from phlogiston.engine.program.missing import MISSING, Missing, missing_of
 from phlogiston.errors import UnsupportedModel, problem
 
 Message = dict[str, Any]
-_MISSING = "_phlogiston_missing"
-_SWAPS = "_phlogiston_swaps"
-
-
-@dataclass(frozen=True, eq=False)
-class Missing:
-    """Which entries of an observed value are missing, and the others.
-
-    Args:
-        mask: True where one is missing, of the site's shape.
-        values: the observed entries; anything finite where one is missing.
-    """
-
-    mask: torch.Tensor
-    values: torch.Tensor
-
-    @staticmethod
-    def entries_of(value: torch.Tensor) -> Missing | None:
-        """Those that are NaN; None if there are none."""
-        mask = torch.isnan(value)
-        return Missing(mask, torch.where(mask, 0.0, value)) if bool(mask.any()) else None
-
-    @cached_property
-    def count(self) -> int:
-        """Of missing entries."""
-        return int(self.mask.sum())
-
-    @cached_property
-    def _places(self) -> torch.Tensor:
-        return self.mask.reshape(-1).nonzero().squeeze(-1)
-
-    @cached_property
-    def _sources(self) -> torch.Tensor:
-        """For each entry its number among the missing ones; one past the last where it is observed."""
-        number = torch.full((self.mask.numel(),), self.count)
-        number[self._places] = torch.arange(self.count)
-        return number
-
-    def spread(self, entries: torch.Tensor) -> torch.Tensor:
-        """``entries [count]`` at their places in the site's shape, zeros elsewhere."""
-        padded = torch.cat([entries, torch.zeros_like(entries[:1])])
-        return padded[self._sources].reshape(self.mask.shape)
-
-    def picked(self, value: torch.Tensor) -> torch.Tensor:
-        """The inverse of ``spread``; the value may have any dimensions in front."""
-        front = value.shape[: value.ndim - self.mask.ndim]
-        return value.reshape(*front, -1)[..., self._places]
-
-    def filled(self, value: torch.Tensor) -> torch.Tensor:
-        """A value with the observed entries put in; it may have enumerated dimensions in front."""
-        return torch.where(self.mask, value, self.values.to(value.dtype))
-
-    def events(self, event_dim: int) -> torch.Tensor:
-        """Which elements of the batch have a missing entry."""
-        return self.mask.flatten(-event_dim).any(-1) if event_dim else self.mask
-
-
-def missing_of(msg: Message) -> Missing | None:
-    """The site's missing entries, if it is observed in part."""
-    found: Missing | None = msg["infer"].get(_MISSING)
-    return found
+_OVERRIDES = "_phlogiston_overrides"
 
 
 def impossible(fn: Any, value: torch.Tensor, mask: torch.Tensor) -> int:
@@ -146,6 +87,11 @@ def is_data(msg: Message) -> bool:
     return not (is_plate_index(msg) or is_deterministic(msg) or is_factor(msg))
 
 
+def is_discrete(fn: Any) -> bool:
+    """Whether a distribution's values are countable."""
+    return bool(getattr(support_of_components(getattr(fn, "support", None)), "is_discrete", False))
+
+
 def is_point_mass(msg: Message) -> bool:
     """A latent ``Delta``: a value, not a random variable."""
     return isinstance(base(msg["fn"]), Delta)
@@ -177,7 +123,7 @@ class Observe(Messenger):
             return
         if msg["name"] in self._missing:
             msg["value"], msg["is_observed"] = None, False
-            msg["infer"] = {**msg["infer"], _MISSING: self._missing[msg["name"]]}
+            msg["infer"] = {**msg["infer"], MISSING: self._missing[msg["name"]]}
         else:
             msg["value"], msg["is_observed"] = self._values[msg["name"]], True
 
@@ -198,7 +144,90 @@ class Unobserve(Messenger):
         if wanted and msg["is_observed"] and is_data(msg):
             msg["value"], msg["is_observed"] = None, False
         if wanted:
-            msg["infer"].pop(_MISSING, None)
+            msg["infer"].pop(MISSING, None)
+
+
+class ProperMasks(Messenger):
+    """Leave masked entries of discrete latents their prior, on the scale of one.
+
+    ``poutine.mask`` takes an entry's probability out of the density. A continuous latent is improper there. A discrete
+    latent is not to count once for each of its states: the states of a masked entry sum to one, as they do in Pyro's
+    ``TraceEnum_ELBO`` (sequences of unequal length are written so). Entries that were observed stay masked.
+    """
+
+    def _pyro_sample(self, msg: Message) -> None:
+        if msg["is_observed"] or not is_data(msg) or not is_discrete(msg["fn"]):
+            return
+        fn, inner = _without_mask(msg["fn"])
+        if msg["mask"] is None and inner is None:
+            return
+        mask = torch.as_tensor(True if msg["mask"] is None else msg["mask"])
+        mask = mask if inner is None else mask & torch.as_tensor(inner)
+        missing = missing_of(msg)
+        msg["fn"], msg["mask"] = fn, None if missing is None else mask | missing.events(fn.event_dim)
+        if not (isinstance(msg["scale"], float) and msg["scale"] == 1.0):
+            msg["scale"] = torch.where(mask, msg["scale"], 1.0)
+
+
+def _without_mask(fn: Any) -> tuple[Any, Any]:
+    """A distribution without the mask of ``.mask``, and that mask, for each element of its batch; None for no mask."""
+    if type(fn).__name__ == "MaskedDistribution":
+        law, inner = _without_mask(fn.base_dist)
+        return law, fn._mask if inner is None else torch.as_tensor(fn._mask) & inner
+    return fn, None
+
+
+class WholePlates:
+    """Let plates with a ``subsample_size`` take all their indices, or those that a handler gives, and draw none.
+
+    A plate asks for its indices in its constructor, which insists on ``subsample_size`` of them: this context stands in
+    for that one function while a program runs. ``sizes`` keeps what each plate asked for. Programs run under one lock,
+    as Pyro's own stack of handlers is shared by all threads.
+    """
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+        self._own: Any = None
+
+    def __enter__(self) -> WholePlates:
+        self._own = SubsampleMessenger.__dict__["_subsample"]
+        setattr(SubsampleMessenger, "_subsample", staticmethod(self._indices))  # noqa: B010
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        setattr(SubsampleMessenger, "_subsample", self._own)  # noqa: B010
+
+    def _indices(self, name: str, size: Any = None, subsample_size: Any = None, *others: Any) -> Any:
+        if subsample_size is not None and subsample_size < size and others[:1] in ((), (None,)):
+            self.sizes[name], subsample_size = int(subsample_size), None
+        return self._own.__func__(name, size, subsample_size, *others)
+
+
+def with_sizes(trace: Trace) -> Trace:
+    """Give plates without a size (``pyro.plate("data")``) that of the batches inside of them.
+
+    A site that has one element for the whole plate is outside of it, as nothing repeats it.
+    """
+    messages: list[Any] = [msg for msg in trace.nodes.values() if msg["type"] == "sample"]
+    frames = {frame for msg in messages for frame in msg["cond_indep_stack"] if frame.size == -1}
+    for frame in frames:
+        inside = [msg for msg in messages if frame in msg["cond_indep_stack"]]
+        lengths = [_length(msg, frame.dim) for msg in inside]
+        for msg, length in zip(inside, lengths, strict=True):
+            sized = (frame._replace(size=length, full_size=length),) if length == max(lengths) else ()
+            stack = msg["cond_indep_stack"]
+            at = stack.index(frame)
+            msg["cond_indep_stack"] = (*stack[:at], *sized, *stack[at + 1 :])
+    return trace
+
+
+def _length(msg: Message, dim: int) -> int:
+    """Of a site's batch along a dimension."""
+    fn, value = msg["fn"], msg["value"]
+    shapes = [fn.batch_shape, value.shape[: value.ndim - fn.event_dim]]
+    if is_deterministic(msg):
+        shapes = [value.shape]
+    return max(shape[dim] if len(shape) >= -dim else 1 for shape in shapes)
 
 
 class Substitute(Messenger):
@@ -281,7 +310,7 @@ def is_improper(fn: Any) -> bool:
     return type(base(fn)).__name__ == "ImproperUniform"
 
 
-class Swaps:
+class ParameterOverrides:
     """Tensors that stand in for a module's parameters while a program runs.
 
     ``pyro.module`` announces a module's parameters one by one, but the module goes on computing with its own: every
@@ -312,25 +341,27 @@ class Swaps:
 class Parameters(Messenger):
     """Hold ``pyro.param`` statements, and the parameters of modules, at given (constrained) values."""
 
-    def __init__(self, values: Mapping[str, torch.Tensor], swaps: Swaps) -> None:
+    def __init__(self, values: Mapping[str, torch.Tensor], overrides: ParameterOverrides) -> None:
         super().__init__()
-        self._values, self._swaps = values, swaps
+        self._values, self._overrides = values, overrides
 
     def _pyro_param(self, msg: Message) -> None:
         if msg["name"] in self._values:
             msg["value"], msg["done"] = self._values[msg["name"]], True
             own = msg["args"][1] if len(msg["args"]) > 1 else None
+            if msg["kwargs"].get("event_dim") is not None:  # a plate that takes rows of it asks where it came from
+                msg["value"]._pyro_unconstrained_param = torch.zeros(0)
             if isinstance(own, torch.nn.Parameter):
-                self._swaps.add(own, msg["value"])
+                self._overrides.add(own, msg["value"])
 
     def _pyro_sample(self, msg: Message) -> None:
-        msg["infer"] = {**msg["infer"], _SWAPS: self._swaps}  # for when the site is scored
+        msg["infer"] = {**msg["infer"], _OVERRIDES: self._overrides}  # for when the site is scored
 
 
-def swaps_of(nodes: Mapping[str, Message]) -> Swaps:
+def overrides_of(nodes: Mapping[str, Message]) -> ParameterOverrides:
     """What stood in for the parameters of modules in a run."""
-    found = (msg["infer"].get(_SWAPS) for msg in nodes.values() if msg["type"] == "sample")
-    return next((swaps for swaps in found if swaps is not None), Swaps())
+    found = (msg["infer"].get(_OVERRIDES) for msg in nodes.values() if msg["type"] == "sample")
+    return next((overrides for overrides in found if overrides is not None), ParameterOverrides())
 
 
 class MarkEnumerable(Messenger):

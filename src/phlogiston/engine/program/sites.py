@@ -17,6 +17,7 @@ from torch.distributions import biject_to
 
 from phlogiston.engine.program import handlers
 from phlogiston.engine.program.isolate import isolated
+from phlogiston.engine.program.missing import Missing, missing_of
 from phlogiston.engine.program.torch_fixes import Adapt
 from phlogiston.errors import ProgramError, UnsupportedModel
 
@@ -43,7 +44,7 @@ class Bound(Protocol):
         """Values by observed site."""
 
     @property
-    def missing(self) -> Mapping[str, handlers.Missing]:
+    def missing(self) -> Mapping[str, Missing]:
         """Missing entries by the name of the site that is observed in part."""
 
     @property
@@ -52,28 +53,35 @@ class Bound(Protocol):
 
 
 @dataclass(frozen=True)
-class _Rebound:
+class Rebound:
+    """A program with other inputs, data or parameters than its model has."""
+
     program: Any
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     observed: Mapping[str, torch.Tensor]
-    missing: Mapping[str, handlers.Missing]
+    missing: Mapping[str, Missing]
     parameters: Mapping[str, torch.Tensor]
 
 
 def rebound(bound: Bound, observed: Mapping[str, torch.Tensor]) -> Bound:
     """The same program on the same inputs before other observations."""
-    return _Rebound(bound.program, bound.args, bound.kwargs, observed, bound.missing, bound.parameters)
+    return Rebound(bound.program, bound.args, bound.kwargs, observed, bound.missing, bound.parameters)
 
 
 @dataclass(frozen=True)
 class Plate:
-    """A named batch of conditionally independent sites; ``dim`` counts batch dimensions from the right."""
+    """A named batch of conditionally independent sites; ``dim`` counts batch dimensions from the right.
+
+    ``subsampled`` says that the program runs at elements of its own choice; ``batch`` is the ``subsample_size`` of a
+    plate that leaves the choice open.
+    """
 
     name: str
     size: int
     dim: int
     subsampled: bool = False
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ class Site:
     score_error: str = ""
     unconstrained_shape: tuple[int, ...] | None = None
     dtype: torch.dtype | None = None
-    missing: handlers.Missing | None = None
+    missing: Missing | None = None
 
     @property
     def enumerable(self) -> bool:
@@ -184,12 +192,14 @@ def run(bound: Bound, *messengers: Any, parameters: Mapping[str, torch.Tensor] |
     with ExitStack() as stack:
         stack.enter_context(handlers.Precision())
         stack.enter_context(handlers.Fallback())
-        stack.enter_context(handlers.Parameters(parameters or {}, swaps := handlers.Swaps()))
+        stack.enter_context(handlers.Parameters(parameters or {}, overrides := handlers.ParameterOverrides()))
         for messenger in messengers:
             stack.enter_context(messenger)
+        stack.enter_context(handlers.ProperMasks())
         stack.enter_context(handlers.Observe(cast_inputs(bound.observed), bound.missing))
-        stack.enter_context(Adapt(swaps))
+        stack.enter_context(Adapt(overrides))
         tracer = stack.enter_context(poutine.trace())
+        plates = stack.enter_context(handlers.WholePlates())
         args, kwargs = cast_inputs(bound.args), cast_inputs(bound.kwargs)
         try:
             bound.program(*args, **kwargs)
@@ -197,24 +207,16 @@ def run(bound: Bound, *messengers: Any, parameters: Mapping[str, torch.Tensor] |
             raise
         except Exception as error:
             raise _program_error(bound.program, error) from error
-    return tracer.trace
+    for name, size in plates.sizes.items():  # what the program asked for, for ``discover``
+        cast(Any, tracer.trace.nodes[name]["fn"]).subsample_size = size
+    return handlers.with_sizes(tracer.trace)
 
 
 def score(trace: poutine.Trace) -> poutine.Trace:
     """Compute the log probability of every site of a trace but the deterministic ones."""
-    with Adapt(handlers.swaps_of(cast(Mapping[str, Any], trace.nodes))):
+    with Adapt(handlers.overrides_of(cast(Mapping[str, Any], trace.nodes))):
         trace.compute_log_prob(lambda name, msg: not handlers.is_deterministic(cast(dict[str, Any], msg)))
     return trace
-
-
-def of_latents(site: Site, log_prob: torch.Tensor) -> torch.Tensor:
-    """A latent's terms, without those of observed entries where it is observed in part."""
-    return log_prob if site.missing is None else torch.where(site.missing.events(site.event_dim), log_prob, 0.0)
-
-
-def of_observed(site: Site, log_prob: torch.Tensor) -> torch.Tensor:
-    """An observed site's terms, those of missing entries zero."""
-    return log_prob if site.missing is None else torch.where(site.missing.events(site.event_dim), 0.0, log_prob)
 
 
 def cast_inputs(value: Any, dtype: torch.dtype | None = None) -> Any:
@@ -235,24 +237,33 @@ def discover(bound: Bound, dtype: torch.dtype = torch.float64) -> Structure:
         ProgramError: the program raised; its own error is the cause, and the message names the line.
     """
     nodes = _nodes(bound, dtype, seed=0)
+    messages = {name: msg for name, msg in nodes.items() if msg["type"] == "sample"}
     with isolated(dtype=dtype), torch.no_grad():
         parameters = {name: msg["value"].detach().clone() for name, msg in nodes.items() if msg["type"] == "param"}
-        messages = {name: msg for name, msg in nodes.items() if msg["type"] == "sample"}
-        sites = [_site(msg) for msg in messages.values() if not handlers.is_plate_index(msg)]
-        observations = {
-            name: torch.as_tensor(msg["value"]).detach()
-            for name, msg in messages.items()
-            if msg["is_observed"] and handlers.is_data(msg)
-        }
-        observations |= {name: bound.observed[name] for name in bound.missing if name in messages}
-        computed = [name for name, msg in messages.items() if handlers.is_deterministic(msg)]
-        observations |= {name: bound.observed[name] for name in computed if name in bound.observed}
+        batches = {name: _batch(msg["fn"]) for name, msg in messages.items() if handlers.is_plate_index(msg)}
+        sites = [_site(msg, batches) for name, msg in messages.items() if name not in batches]
     if any(_suspect(site) for site in sites):
         sites = _seen_again(sites, bound, dtype)
     sites += [Site(name, "parameter", tuple(value.shape), value.ndim) for name, value in parameters.items()]
-    nesting = max((-plate.dim for site in sites for plate in site.plates), default=0)
-    nesting = max([nesting, *(len(site.batch_shape) for site in sites if site.role != "deterministic")])
-    return Structure(tuple(sites), parameters, observations, nesting)
+    return Structure(tuple(sites), parameters, _observations(bound, messages), _nesting(sites, messages))
+
+
+def _observations(bound: Bound, messages: Mapping[str, dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """What was observed, by the program or from outside, and outputs to which something is compared."""
+    by_name = [name for name in messages if name in bound.missing or handlers.is_deterministic(messages[name])]
+    observed = {
+        name: torch.as_tensor(msg["value"]).detach()
+        for name, msg in messages.items()
+        if msg["is_observed"] and handlers.is_data(msg)
+    }
+    return observed | {name: bound.observed[name] for name in by_name if name in bound.observed}
+
+
+def _nesting(sites: list[Site], messages: Mapping[str, dict[str, Any]]) -> int:
+    """The number of dimensions, from the right, that batches and plates take up."""
+    drawn = {name for name, msg in messages.items() if not handlers.is_deterministic(msg)}
+    batches = [len(site.batch_shape) for site in sites if site.name in drawn]
+    return max([*batches, *(-plate.dim for site in sites for plate in site.plates)], default=0)
 
 
 def _nodes(bound: Bound, dtype: torch.dtype, seed: int) -> dict[str, dict[str, Any]]:
@@ -280,7 +291,7 @@ def _suspect(site: Site) -> bool:
 def _still_suspect(site: Site, msg: dict[str, Any] | None) -> Site:
     if msg is None or not _suspect(site):
         return site
-    again = _site(msg)
+    again = _site(msg, {})
     moved = str(again.support) != str(site.support)
     return replace(
         site,
@@ -289,30 +300,43 @@ def _still_suspect(site: Site, msg: dict[str, Any] | None) -> Site:
     )
 
 
-def _site(msg: dict[str, Any]) -> Site:
-    fn, value = msg["fn"], torch.as_tensor(msg["value"])
-    role: Role = (
-        "deterministic"
-        if handlers.is_deterministic(msg)
-        else "factor"
-        if handlers.is_factor(msg)
-        else "observed"
-        if msg["is_observed"]
-        else "latent"
-    )
-    plates = tuple(
-        Plate(frame.name, int(frame.full_size or frame.size), frame.dim, frame.full_size not in (None, frame.size))
+def _batch(indices: Any) -> int | None:
+    """The ``subsample_size`` of a plate, where it is smaller than the plate."""
+    asked = indices.subsample_size
+    return None if asked is None or asked >= indices.size else int(asked)
+
+
+def _role(msg: dict[str, Any]) -> Role:
+    if handlers.is_deterministic(msg):
+        return "deterministic"
+    if handlers.is_factor(msg):
+        return "factor"
+    if msg["is_observed"]:
+        return "observed"
+    return "deterministic" if handlers.is_point_mass(msg) else "latent"
+
+
+def _plates(msg: dict[str, Any], batches: Mapping[str, int | None]) -> tuple[Plate, ...]:
+    return tuple(
+        Plate(
+            frame.name,
+            int(frame.full_size or frame.size),
+            frame.dim,
+            frame.full_size not in (None, frame.size),
+            batches.get(frame.name),
+        )
         for frame in msg["cond_indep_stack"]
         if frame.vectorized and frame.dim is not None
     )
-    support, missing = handlers.support_of_components(getattr(fn, "support", None)), handlers.missing_of(msg)
-    discrete = bool(getattr(support, "is_discrete", False))
-    states = _count_states(fn) if role == "latent" else None
+
+
+def _site(msg: dict[str, Any], batches: Mapping[str, int | None]) -> Site:
+    fn, value, role, plates = msg["fn"], torch.as_tensor(msg["value"]), _role(msg), _plates(msg, batches)
+    support, missing = handlers.support_of_components(getattr(fn, "support", None)), missing_of(msg)
+    discrete = handlers.is_discrete(fn)
     unconstrained = None
-    if role == "latent" and not discrete and not handlers.is_point_mass(msg):
+    if role == "latent" and not discrete:
         unconstrained = _unconstrained_shape(support, value.shape) if missing is None else (missing.count,)
-    if handlers.is_point_mass(msg) and role == "latent":
-        role = "deterministic"
     log_prob, error = _scored(msg, role)
     event_dim = int(fn.event_dim)
     if role == "deterministic" and event_dim == value.ndim and _spans(plates, tuple(value.shape)):
@@ -325,7 +349,7 @@ def _site(msg: dict[str, Any]) -> Site:
         plates=plates,
         support=support,
         discrete=discrete,
-        states=states,
+        states=_count_states(fn) if role == "latent" else None,
         improper=role == "latent" and handlers.is_improper(fn),
         masked=not bool(mask_of(msg).all()),
         scaled=not bool(torch.as_tensor(msg["scale"]).eq(1.0).all()),
@@ -366,7 +390,7 @@ def _scored(msg: dict[str, Any], role: Role) -> tuple[float, str]:
     if role not in ("observed", "latent"):
         return 0.0, ""
     try:
-        with Adapt(handlers.swaps_of({"site": msg})):
+        with Adapt(handlers.overrides_of({"site": msg})):
             log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), mask=mask_of(msg))
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         return 0.0, str(error).strip().partition("\n")[0] or type(error).__name__
@@ -385,10 +409,10 @@ def _count_states(fn: Any) -> int | None:
 def mask_of(msg: dict[str, Any]) -> torch.Tensor:
     """Where the site counts: the mask of ``poutine.mask`` and that of ``.mask`` on its distribution."""
     masks = [msg["mask"], getattr(msg["fn"], "_mask", None)]
-    found = torch.as_tensor(True)
+    counts = torch.as_tensor(True)
     for mask in masks:
-        found = found & torch.as_tensor(True if mask is None else mask)
-    return found
+        counts = counts & torch.as_tensor(True if mask is None else mask)
+    return counts
 
 
 def _program_error(program: Any, error: Exception) -> ProgramError:

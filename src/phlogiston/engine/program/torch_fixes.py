@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from phlogiston.engine.program.handlers import Swaps
+from phlogiston.engine.program.handlers import ParameterOverrides
 
 
 class Adapt(TorchFunctionMode):
@@ -20,14 +20,14 @@ class Adapt(TorchFunctionMode):
     are held at values, operations take these.
     """
 
-    def __init__(self, swaps: Swaps | None = None) -> None:
+    def __init__(self, overrides: ParameterOverrides | None = None) -> None:
         super().__init__()
-        self._swaps = swaps
+        self._overrides = overrides
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._swaps:
-            args, kwargs = self._swaps(args), self._swaps(kwargs)
+        if self._overrides:
+            args, kwargs = self._overrides(args), self._overrides(kwargs)
         if func is torch.nn.functional.one_hot:
             return _one_hot(*args, **kwargs)
         if func is torch.Tensor.__getitem__ and any(_is_scalar_index(item) for item in _as_tuple(args[1])):

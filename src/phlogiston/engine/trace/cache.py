@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from phlogiston.engine.program.readings import Interpreter, Values
+from phlogiston.engine.program.reading import Values
+from phlogiston.engine.program.readings import Interpreter
 from phlogiston.engine.program.sites import Bound, Structure, rebound
 from phlogiston.engine.trace.batched import Traces
 

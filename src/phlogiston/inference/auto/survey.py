@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.engine.densities.target import Target
+from phlogiston.engine.program.coupling import tied_latents
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.engine.program.locscale import centred_sites
-from phlogiston.engine.program.plates import tied_latents
 from phlogiston.engine.program.sites import Site, Structure
 from phlogiston.errors import ModelError
 from phlogiston.inference.auto.facts import Facts, Pilot, Rows

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from phlogiston.engine.program.plates import data_plate
 from phlogiston.engine.trace import devices
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import SettingError, did_you_mean, one_of, positive, positive_int, problem, whole
@@ -59,7 +60,8 @@ class SVI:
         tolerance: a rise of the smoothed bound that does not count, in nats.
         stop: whether to lower the learning rate and stop once the smoothed bound no longer rises; False runs all steps.
         optim: the optimiser; by default Adam at 0.05, and at 0.001 for the networks of ``ph.Amortized()``.
-        batch_size: rows of a minibatch; every row comes once an epoch, a row counts N / B times. None: all data.
+        batch_size: rows of a minibatch; every row comes once an epoch, a row counts N / B times. None: the
+            ``subsample_size`` of the program's plate where it has one, else all data.
         plate: the plate of the rows; the longest that holds observations by default.
         kl_warmup: steps over which the weight of the KL divergence rises to 1; the bound is always reported at 1.
         free_bits: nats of each latent's KL divergence, a row on average, that cost nothing.
@@ -175,6 +177,8 @@ class SVI:
         if self.guide == "laplace" and self.batch_size is None:
             laplace = Laplace(num_samples=self.num_samples, initial=self.initial, engine=self.engine)
             return laplace(model, seed=seed, progress=progress)
+        if (batch := self._batch_of(model)) is not None:
+            return replace(self, batch_size=batch)(model, seed=seed, progress=progress)
         if (learning := self._of_networks()) is not None and not split_of(model, learning.guide.plate).rest:
             count, seed = self.num_samples, secrets.randbits(32) if seed is None else seed
             return fitting.infer_amortised(
@@ -195,6 +199,9 @@ class SVI:
         checkpoint: Path | None = None,
     ) -> Fitted:
         """Train; see the class."""
+        if (batch := self._batch_of(model)) is not None:
+            settings = replace(self, batch_size=batch)
+            return settings.fit(model, seed=seed, progress=progress, resume_from=resume_from, checkpoint=checkpoint)
         if (learning := self._of_networks()) is not None:
             return fitting.fit(
                 learning, model, seed=seed, progress=progress, resume_from=resume_from, checkpoint=checkpoint
@@ -202,6 +209,12 @@ class SVI:
         return variational.fitted(
             self, model, seed=seed, progress=progress, resume_from=resume_from, checkpoint=checkpoint
         )
+
+    def _batch_of(self, model: Model) -> int | None:
+        """The ``subsample_size`` of the program's own minibatches, where the settings do not say another size."""
+        plate = data_plate(model.structure.observable, self.plate)
+        whole = plate is None or self.batch_size is not None or self.guide == "laplace"
+        return None if whole or plate is None else plate.batch
 
     def _of_networks(self) -> fitting.Learning | None:
         """The settings for an encoder's ELBO, which is climbed in place; None for anything else."""

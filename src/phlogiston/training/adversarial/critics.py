@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from phlogiston.engine.learning.modules import call_with
+from phlogiston.engine.learning.minibatch_terms import call_with
 from phlogiston.engine.program.isolate import isolated
 from phlogiston.errors import ModelError, problem
 

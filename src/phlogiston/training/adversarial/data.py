@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from phlogiston.engine.learning.generator import Generator
-from phlogiston.engine.program.plates import axis_of, in_plate
+from phlogiston.engine.program.plates import axis_of, data_plate, in_plate
 from phlogiston.engine.program.sites import Plate, Site
 from phlogiston.errors import ModelError, UnknownName, UnsupportedModel, did_you_mean, problem
 from phlogiston.model.model import Model
@@ -65,7 +65,7 @@ def compared(model: Model, wanted: str | None, dtype: torch.dtype) -> Comparison
                 fix='pyro.module("generator", network)',
             )
         )
-    plate = _plate_of(model, site)
+    plate = _plate_of(site)
     others = [s for s in structure.of("observed") if s.name != site.name and in_plate(s, plate.name)]
     generator = Generator(model, structure, site, plate, conditions=tuple(s.name for s in others), dtype=dtype)
     data = structure.observations[site.name].movedim(generator.axis, 0).to(dtype)
@@ -94,8 +94,9 @@ def _compared_site(model: Model, wanted: str | None) -> Site:
     return able[wanted if wanted is not None else next(iter(able))]
 
 
-def _plate_of(model: Model, site: Site) -> Plate:
-    if not site.plates:
+def _plate_of(site: Site) -> Plate:
+    plate = data_plate([site])
+    if plate is None:
         raise UnsupportedModel(
             problem(
                 f"site {site.name!r}",
@@ -104,7 +105,7 @@ def _plate_of(model: Model, site: Site) -> Plate:
                 fix=f'with pyro.plate("data", {site.shape[0] if site.shape else 1}): ...',
             )
         )
-    return max(site.plates, key=lambda plate: plate.size)
+    return plate
 
 
 def _check_data(generator: Generator, site: Site, data: torch.Tensor) -> None:

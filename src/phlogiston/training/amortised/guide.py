@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from phlogiston.engine.learning.minibatch_terms import Encoding
+from phlogiston.engine.program.coupling import tied_latents
 from phlogiston.engine.program.isolate import isolated
-from phlogiston.engine.program.plates import axis_of, tied_latents
+from phlogiston.engine.program.plates import axis_of
 from phlogiston.engine.program.sites import Site
 from phlogiston.errors import AmortisationWarning, ModelError, SettingError, UnsupportedModel, problem, warn
 from phlogiston.model.model import Model

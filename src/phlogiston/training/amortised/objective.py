@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from phlogiston.engine.learning.minibatch_terms import BatchTerms, Encoding, learned_parameters, with_weights
+from phlogiston.engine.learning.minibatch_terms import BatchTerms, Encoding, call_with, learned_parameters
 from phlogiston.model.model import Model
 from phlogiston.training.amortised.guide import AmortizedGuide
 
@@ -115,7 +115,7 @@ class MinibatchObjective:
         own = {name.removeprefix(GUIDE): params[name] for name in self.names if name.startswith(GUIDE)}
         weights = self._buffers | {name: value for name, value in own.items() if not name.startswith("rest.")}
         with torch.autocast("cpu", torch.bfloat16, enabled=self._weighing.half, cache_enabled=False):
-            loc, scale = with_weights(self._guide.encoder, weights, self._features.index_select(0, index))
+            loc, scale = call_with(self._guide.encoder, weights, self._features.index_select(0, index))
         return self._guide.drawn(loc.to(self._dtype), scale.to(self._dtype), noise)
 
     def _floored(self, by_site: dict[str, torch.Tensor], kl: torch.Tensor) -> torch.Tensor:
