@@ -6,9 +6,7 @@ import importlib
 
 from programs.case import Case
 
-FILES = ("plates", "sequences", "mixtures", "regression")
+FILES = ("plates", "sequences", "mixtures", "regression", "networks", "handlers", "distributions")
 CASES: dict[str, Case] = {
-    f"{case.name}": case
-    for file in FILES
-    for case in importlib.import_module(f"programs.{file}").table.cases.values()
+    f"{case.name}": case for file in FILES for case in importlib.import_module(f"programs.{file}").table.cases.values()
 }

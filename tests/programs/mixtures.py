@@ -279,5 +279,8 @@ def robust_line_summed_by_hand(y):
     good = pyro.sample("good", dist.Beta(4.0, 1.0))
     mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
     with pyro.plate("data", 4):
-        both = [torch.log(good) + dist.Normal(mu, 0.5).log_prob(y), torch.log1p(-good) + dist.Normal(0.0, 9.0).log_prob(y)]
+        both = [
+            torch.log(good) + dist.Normal(mu, 0.5).log_prob(y),
+            torch.log1p(-good) + dist.Normal(0.0, 9.0).log_prob(y),
+        ]
         pyro.factor("line", torch.logsumexp(torch.stack(both), 0))

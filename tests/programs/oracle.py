@@ -36,7 +36,7 @@ def in_float64() -> Iterator[None]:
 
 
 class Given(Messenger):
-    """Observe latents at values: those in ``u`` through the bijection of their support, those in ``values`` as they are.
+    """Observe latents at values: those in ``u`` through the bijection of their support, ``values`` as they are.
 
     ``jacobian`` holds log |d value / d u| of the latest run, by site.
     """
@@ -110,8 +110,9 @@ class Density:
     def draw(self, names: list[str], seed: int) -> dict[str, torch.Tensor]:
         """A prior draw of these sites."""
         with in_float64(), torch.random.fork_rng(devices=[]), torch.no_grad():
-            pyro.set_rng_seed(seed)
-            nodes = poutine.trace(self._case.program).get_trace(*self._args).nodes
+            torch.manual_seed(seed)
+            with _Doubles():
+                nodes = poutine.trace(self._case.program).get_trace(*self._args).nodes
             return {name: torch.as_tensor(nodes[name]["value"]) for name in names}
 
     def score(self, values: Values) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -165,6 +166,14 @@ class Density:
         return torch.logsumexp(torch.stack(totals), 0)
 
 
+class _Doubles(Messenger):
+    """Draw in double precision what a prior made elsewhere draws in single."""
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if isinstance(msg["value"], torch.Tensor) and msg["value"].is_floating_point():
+            msg["value"] = msg["value"].double()
+
+
 class _Both(Given):
     """``given`` with discrete values beside it."""
 
@@ -191,4 +200,3 @@ def _choices(trace: poutine.Trace) -> list[tuple[str, torch.Tensor, torch.Tensor
             if counts.reshape(-1)[place]:
                 found.append((name, entry.reshape(counts.shape), states))
     return found
-

@@ -99,7 +99,9 @@ def horseshoe(x):
         pyro.sample("y", dist.Normal(x @ b, 1.0))
 
 
-@table.add("OrderedLogistic", "plate", args=(X[:, 0],), observed={"y": torch.tensor([0, 1, 2, 1, 0, 2])}, loop_today=SHAPES)
+@table.add(
+    "OrderedLogistic", "plate", args=(X[:, 0],), observed={"y": torch.tensor([0, 1, 2, 1, 0, 2])}, loop_today=SHAPES
+)
 def ordered(x):
     b = pyro.sample("b", dist.Normal(0.0, 1.0))
     with pyro.plate("data", 6):

@@ -164,7 +164,7 @@ def local_level():
         pyro.sample(f"y_{i}", dist.Normal(level, 1.0))
 
 
-@table.add("plate", "deterministic", observed={"y": Y}, compiled=True)
+@table.add("plate", "deterministic", observed={"y": Y})
 def random_walk_by_cumsum():
     with pyro.plate("time", 5):
         step = pyro.sample("step", dist.Normal(0.0, 1.0))
@@ -286,7 +286,9 @@ def epidemic_with_known_counts():
         susceptible, infected = susceptible - new, infected + new
 
 
-@table.add("markov", "plate", "enumeration", "nested plates", args=(normals(3, 4, 2, seed=7),), oracle="enum", nesting=2)
+@table.add(
+    "markov", "plate", "enumeration", "nested plates", args=(normals(3, 4, 2, seed=7),), oracle="enum", nesting=2
+)
 def chains_of_two_channels(y):
     loc = pyro.sample("loc", dist.Normal(torch.zeros(2), 1.0).to_event(1))
     channels = pyro.plate("channel", 2, dim=-1)
