@@ -343,7 +343,9 @@ def test_names_of_one_version_ago_still_work_and_say_the_new_one() -> None:
 
 
 def test_every_error_has_one_base_and_keeps_its_own() -> None:
-    found = [getattr(ph, name) for name in ph.__all__ if name.endswith("Error") or name in ("UnknownName", "WorkerDied")]
+    found = [
+        getattr(ph, name) for name in ph.__all__ if name.endswith("Error") or name in ("UnknownName", "WorkerDied")
+    ]
     assert {issubclass(error, ph.PhlogistonError) for error in found} == {True}
     assert issubclass(ph.SettingError, ValueError)
     assert issubclass(ph.UnknownName, TypeError)

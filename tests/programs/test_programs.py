@@ -1,4 +1,4 @@
-"""Every program of the corpus against Pyro: density, gradient, score, tier, roles; a method where an answer is known."""
+"""Every program of the corpus against Pyro: density, gradient, score, tier, roles; a method where one is exact."""
 
 from __future__ import annotations
 

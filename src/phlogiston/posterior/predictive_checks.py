@@ -106,7 +106,9 @@ def compare(
     """
     if isinstance(statistic, str):
         if statistic not in STATISTICS:
-            raise UnknownName(f"predictive_check: found no statistic {statistic!r}; {did_you_mean(statistic, STATISTICS)}")
+            raise UnknownName(
+                f"predictive_check: found no statistic {statistic!r}; {did_you_mean(statistic, STATISTICS)}"
+            )
         name, function = statistic, STATISTICS[statistic]
     else:
         name, function = getattr(statistic, "__name__", type(statistic).__name__), statistic
@@ -115,7 +117,11 @@ def compare(
     values = np.stack(rows)
     if bad := int((~np.isfinite(values)).sum() + (~np.isfinite(seen)).sum()):
         raise ModelError(
-            problem(f"predictive_check, statistic {name!r}", found=f"{bad} values that are not finite", expected="finite numbers")
+            problem(
+                f"predictive_check, statistic {name!r}",
+                found=f"{bad} values that are not finite",
+                expected="finite numbers",
+            )
         )
     return PredictiveCheck(statistic=name, site=site, observed=seen, replicated=values, source=source)
 
