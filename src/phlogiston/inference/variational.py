@@ -21,7 +21,6 @@ from phlogiston.errors import (
     ConvergenceWarning,
     DataFileError,
     ModelError,
-    ProgramError,
     UnsupportedModel,
     problem,
     warn,
@@ -170,12 +169,7 @@ def _learn(
     weighting = Weighting(
         alpha=settings.order, particles=particles, warmup=settings.kl_warmup, free_bits=settings.free_bits
     )
-    try:
-        objective = learned_objective(learning, batches, weighting, rest, climbing)
-    except ProgramError as error:
-        if plate is None:
-            raise
-        raise ModelError(_rows_needed(plate, error)) from error
+    objective = learned_objective(learning, batches, weighting, rest, climbing)
 
     def at(found: Climb) -> Learned:
         return Learned(learning, guide, rest, plate, found, objective.names)
@@ -233,15 +227,6 @@ def _plate(settings: SVI, model: Model, guide: Any) -> Plate | None:
             )
         )
     return plate
-
-
-def _rows_needed(plate: Plate, error: ProgramError) -> str:
-    return problem(
-        f"plate {plate.name!r}",
-        found=f"a program or guide that does not run at some of its rows ({error})",
-        expected="data of its own for each row that is asked for",
-        fix=f"with pyro.plate({plate.name!r}, n) as rows: ... x[rows]",
-    )
 
 
 def _rest(

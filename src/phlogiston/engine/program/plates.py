@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
 
 from phlogiston.engine.program import handlers
 from phlogiston.engine.program.isolate import isolated
@@ -27,7 +28,7 @@ from phlogiston.engine.program.sites import (
     run,
     score,
 )
-from phlogiston.errors import ModelError, ProgramError
+from phlogiston.errors import ModelError, ProgramError, problem
 
 
 def axis_of(site: Site, plate: Plate) -> int:
@@ -141,22 +142,40 @@ def rows_of(bound: Bound, structure: Structure, plate: Plate, dtype: torch.dtype
 
     Rows of inputs are taken where the program does not run otherwise, and only if each element then has the log
     probability that it has among all.
+
+    Raises:
+        ModelError: it runs in neither way.
     """
     rows, by_input = Rows(bound, structure, plate), Rows(bound, structure, plate, by_input=True)
-    index = torch.arange(max(0, plate.size - 2), plate.size)[-max(1, plate.size - 1) :]
+    index = torch.arange(plate.size)[-min(2, max(1, plate.size - 1)) :]
     with isolated(seed=0, dtype=dtype), torch.no_grad():
-        if _terms(rows, plate, index, {}) is not None:
+        try:
+            _terms(rows, plate, index, {})
             return rows
-        drawn = run(bound, parameters=cast_inputs(bound.parameters))
-        whole = _scored(drawn)
-        taken = _terms(by_input, plate, index, _values_at(drawn, plate, index))
-        if taken is None or whole is None:
-            return rows
+        except ProgramError as error:
+            reason = error
+        try:
+            drawn = run(bound, parameters=cast_inputs(bound.parameters))
+            whole = {name: msg["log_prob"] for name, msg in score(drawn).nodes.items() if "log_prob" in msg}
+            taken = _terms(by_input, plate, index, _values_at(drawn, plate, index))
+        except ProgramError:
+            taken = {}
         alike = all(
             torch.allclose(value, _taken(whole[name], plate.dim, index).expand(value.shape), rtol=1e-4, atol=1e-5)
             for name, value in taken.items()
         )
-    return by_input if alike else rows
+    if taken and alike:
+        return by_input
+    if plate.size <= 2:  # a batch of one element is too small for some networks, which may run at both
+        return rows
+    raise ModelError(
+        problem(
+            f"plate {plate.name!r}",
+            found=f"a program or guide that does not run at some of its rows ({reason})",
+            expected="data of its own for each row that is asked for",
+            fix=f"with pyro.plate({plate.name!r}, n) as rows: ... x[rows]",
+        )
+    ) from reason
 
 
 def _values_at(drawn: poutine.Trace, plate: Plate, index: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -171,31 +190,29 @@ def _values_at(drawn: poutine.Trace, plate: Plate, index: torch.Tensor) -> dict[
 
 def _terms(
     rows: Rows, plate: Plate, index: torch.Tensor, values: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor] | None:
-    """Log probabilities of the plate's sites at some elements; None if the program does not run there."""
+) -> dict[str, torch.Tensor]:
+    """Log probabilities of the plate's sites at some elements.
+
+    Raises:
+        ProgramError: the program does not run there, or its sites have other numbers of elements.
+    """
     bound = rows.at(index)
+    drawn = run(bound, handlers.Substitute(values), parameters=cast_inputs(bound.parameters))
+    trace = prune_subsample_sites(drawn)
     try:
-        trace = run(bound, handlers.Substitute(values), parameters=cast_inputs(bound.parameters))
-    except (ProgramError, ModelError, RuntimeError, IndexError):
-        return None
-    scored = _scored(trace)
-    if scored is None:
-        return None
-    inside = {name: value for name, value in scored.items() if _holds(plate, trace.nodes[name])}
-    fits = all(value.ndim >= -plate.dim and value.shape[plate.dim] == len(index) for value in inside.values())
-    return inside if fits else None
+        score(trace)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ProgramError(str(error)) from error
+    nodes: dict[str, Any] = {name: msg for name, msg in trace.nodes.items() if "log_prob" in msg}
+    inside = {name: msg["log_prob"] for name, msg in nodes.items() if _holds(plate, msg)}
+    for name, value in inside.items():
+        if value.ndim < -plate.dim or value.shape[plate.dim] != len(index):
+            raise ProgramError(f"site {name!r} has a batch of shape {tuple(value.shape)} at {len(index)} rows")
+    return inside
 
 
 def _holds(plate: Plate, msg: Any) -> bool:
     return any(frame.name == plate.name for frame in msg["cond_indep_stack"])
-
-
-def _scored(trace: poutine.Trace) -> dict[str, torch.Tensor] | None:
-    try:
-        score(trace)
-    except (RuntimeError, ValueError, IndexError):
-        return None
-    return {name: torch.as_tensor(msg["log_prob"]) for name, msg in trace.nodes.items() if "log_prob" in msg}
 
 
 def _taken(value: Any, dim: int, index: torch.Tensor) -> torch.Tensor:

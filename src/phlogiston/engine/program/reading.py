@@ -187,6 +187,10 @@ class Reading:
 
     def rows(self, plate: Plate | None) -> tuple[torch.Tensor, torch.Tensor]:
         """The joint density by element of a plate, ``[B]`` (``[]`` without one), and what is outside of it, ``[]``."""
+        frames = [frame for name in self.terms for frame in self.message(name)["cond_indep_stack"]]
+        if plate is not None and any(frame.name == plate.name and frame.size == 1 for frame in frames):
+            elsewhere = self.outside(plate)  # sums over states do not tell a plate of one element from none
+            return self.without(elsewhere).reshape(1), self.sum_of(elsewhere)
         symbol = None if plate is None else self._symbols.get(plate.name)
         rows, shared = torch.zeros(()), torch.zeros(())
         for plates, terms in self._contracted(self.terms).items():
