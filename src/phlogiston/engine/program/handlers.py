@@ -103,6 +103,7 @@ def base(fn: Any) -> Any:
         "MaskedDistribution",
         "Independent",
         "ExpandedDistribution",
+        "GuardedDistribution",
     ):
         fn = fn.base_dist
     return fn

@@ -16,6 +16,7 @@ from pyro.distributions.util import scale_and_mask
 from torch.distributions import biject_to
 
 from phlogiston.engine.program import handlers
+from phlogiston.engine.program.guards import Computed, Guard
 from phlogiston.engine.program.isolate import isolated
 from phlogiston.engine.program.missing import Missing, missing_of
 from phlogiston.engine.program.torch_fixes import Adapt
@@ -195,8 +196,10 @@ def run(bound: Bound, *messengers: Any, parameters: Mapping[str, torch.Tensor] |
         stack.enter_context(handlers.Parameters(parameters or {}, overrides := handlers.ParameterOverrides()))
         for messenger in messengers:
             stack.enter_context(messenger)
+        stack.enter_context(Guard())
         stack.enter_context(handlers.ProperMasks())
         stack.enter_context(handlers.Observe(cast_inputs(bound.observed), bound.missing))
+        stack.enter_context(Computed())
         stack.enter_context(Adapt(overrides))
         tracer = stack.enter_context(poutine.trace())
         plates = stack.enter_context(handlers.WholePlates())

@@ -34,6 +34,8 @@ class Adapt(TorchFunctionMode):
             return func(*_selected(args[0], _as_tuple(args[1])))
         if func in (torch.linalg.cholesky, torch.cholesky):
             return _cholesky(*args, **kwargs)
+        if func in (torch.xlogy, torch.Tensor.xlogy, torch.special.xlogy) and not kwargs:
+            return _xlogy(*args)
         name = getattr(func, "__name__", "")
         in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
         if torch.get_default_dtype() == torch.float64 and not in_place and _mixes_precisions(args, kwargs):
@@ -72,6 +74,12 @@ def _consumes(item: Any) -> int:
 def _cholesky(matrix: torch.Tensor, upper: bool = False) -> torch.Tensor:
     factor, info = torch.linalg.cholesky_ex(matrix, upper=upper)
     return torch.where((info == 0)[..., None, None], factor, torch.nan)
+
+
+def _xlogy(x: Any, y: Any) -> torch.Tensor:
+    """x log y, 0 at 0 log 0 with a derivative of 0: torch's own derivative there, x / y, is NaN."""
+    nothing = (torch.as_tensor(x) == 0.0) & (torch.as_tensor(y) == 0.0)
+    return torch.xlogy(x, torch.where(nothing, 1.0, y))
 
 
 def _one_hot(tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
