@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from phlogiston.engine.densities.target import Target
 from phlogiston.engine.program.dependencies import parents_of
-from phlogiston.engine.program.isolate import seed_sequence
+from phlogiston.engine.program.isolate import PROGRAM_LOCK, seed_sequence
 from phlogiston.engine.program.missing import Missing
 from phlogiston.engine.program.sites import Site, Structure, discover
 from phlogiston.engine.trace.batched import Tier
@@ -72,7 +71,6 @@ class Model:
         self._structure: Structure | None = None
         self._family: Family | None = None
         self._targets: dict[tuple[str, torch.dtype], Target] = {}
-        self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_program", "_args", "_kwargs", "_observed", "_missing", "_parameters", "_coords")
@@ -301,7 +299,7 @@ class Model:
         return self._sites()
 
     def _sites(self) -> Structure:
-        with self._lock:
+        with PROGRAM_LOCK:
             if self._structure is None:
                 self._structure = discover(self)
             return self._structure
@@ -330,7 +328,7 @@ class Model:
 
     def target(self, engine: Tier = "auto", dtype: torch.dtype = torch.float64) -> Target:
         """The log densities of this model; traced once and kept."""
-        with self._lock:
+        with PROGRAM_LOCK:
             if (engine, dtype) not in self._targets:
                 known = self._sites() if dtype == torch.float64 and not self._sites().parameters else None
                 made = Target(self, engine=engine, dtype=dtype, structure=known, family=self._family)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from phlogiston.engine.densities.tempered import Tempered
 from phlogiston.engine.program.coupling import tied_elements
 from phlogiston.engine.program.enumeration import posterior as enumerated_posterior
 from phlogiston.engine.program.enumeration import table_size as enumerated_table_size
-from phlogiston.engine.program.isolate import isolated
+from phlogiston.engine.program.isolate import PROGRAM_LOCK, isolated
 from phlogiston.engine.program.reading import Values
 from phlogiston.engine.program.readings import LIKELIHOOD, Interpreter, Slot
 from phlogiston.engine.program.sites import Bound, Structure, discover
@@ -79,7 +78,6 @@ class Target:
         self._chains: dict[tuple[Any, ...], ChainDensity] = {}
         self._full: dict[tuple[int, int], FullDensity] = {}
         self._independent = False  # known of the elements of plated discrete latents
-        self._lock = threading.RLock()
 
     @property
     def dim(self) -> int:
@@ -204,7 +202,7 @@ class Target:
         """The density of so many chains, standardised by a scale like this one, for about so many calls."""
         batched = self._function("density_and_grad", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
         key = (chains, *(part.shape for part in scale))
-        with self._lock, isolated(seed=0, dtype=self.dtype):
+        with PROGRAM_LOCK, isolated(seed=0, dtype=self.dtype):
             kept = self._chains.get(key)
             if kept is None or kept.engine.startswith("graph"):  # more calls may now be worth compiling for
                 kept = self._chains[key] = chain_density(batched, scale, self.dim, chains, calls)
@@ -225,7 +223,7 @@ class Target:
 
     def full(self, rows: int, calls: int) -> FullDensity:
         """The joint density of all latents, term by term, for about so many calls of so many rows."""
-        with self._lock:
+        with PROGRAM_LOCK:
             if (rows, calls) not in self._full:
                 self._full[rows, calls] = full_density(self._interpreter, self._made, self.dtype, rows, calls)
             return self._full[rows, calls]
@@ -285,7 +283,7 @@ class Target:
     def _function(self, name: str, inputs: Values) -> Batched:
         given = sorted(key for key in inputs if key != "_")
         key = name if name not in ("complete", "simulate") else f"{name}:{','.join(given)}"
-        with self._lock:
+        with PROGRAM_LOCK:
             if key not in self._functions:
                 self._functions[key] = self._build(key, name, inputs)
             return self._functions[key]

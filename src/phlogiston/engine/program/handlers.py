@@ -14,6 +14,7 @@ from torch.distributions import Bernoulli, Binomial, Categorical, biject_to, con
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from phlogiston.engine.program.missing import MISSING, Missing, missing_of
+from phlogiston.engine.program.supports import Image
 from phlogiston.errors import UnsupportedModel, problem
 
 Message = dict[str, Any]
@@ -57,7 +58,7 @@ def support_of_components(support: Any) -> Any:
         return support
     base = support.base_constraint
     bounds = [value for value in vars(elementwise(base)).values() if isinstance(value, torch.Tensor)]
-    return support if any(bound.ndim for bound in bounds) else base
+    return support if any(bound.ndim for bound in bounds) or isinstance(elementwise(base), Image) else base
 
 
 def elementwise(support: Any) -> Any:

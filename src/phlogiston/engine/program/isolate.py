@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from numbers import Integral
@@ -17,21 +19,37 @@ import torch
 from phlogiston.errors import SettingError, problem
 
 
+# Pyro's stack of handlers, its parameter store, torch's default dtype and generator and all validation flags belong to
+# the process. One reentrant lock lets one thread at a time run a program or trace it; the evaluation of graphs and of
+# machine code, which is where samplers spend their time, needs none of these and stays outside. There is a single lock,
+# so that no two threads can wait for each other.
+PROGRAM_LOCK = threading.RLock()
+os.register_at_fork(
+    before=PROGRAM_LOCK.acquire, after_in_parent=PROGRAM_LOCK.release, after_in_child=PROGRAM_LOCK.release
+)
+
+
 @contextmanager
 def isolated(seed: int | None = None, dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Put back every global that a Pyro program may touch: RNGs, parameter store, validation, default dtype.
+    """Give the block to one thread at a time, and put back every global that a Pyro program may change.
+
+    These are the random generators, Pyro's parameter store, validation, the default dtype, the number of
+    threads, NumPy's handling of errors, and whether gradients are computed.
 
     Args:
         seed: seeds torch's, NumPy's and Python's global generators inside the block; None leaves their
             streams where they were.
         dtype: the default dtype inside the block.
     """
-    numpy_state, python_state, default = np.random.get_state(), random.getstate(), torch.get_default_dtype()
-    store = pyro.get_param_store()
     with ExitStack() as stack:
-        stack.callback(np.random.set_state, numpy_state)
-        stack.callback(random.setstate, python_state)
-        stack.callback(torch.set_default_dtype, default)
+        stack.enter_context(PROGRAM_LOCK)
+        store = pyro.get_param_store()
+        stack.callback(np.random.set_state, np.random.get_state())
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        stack.callback(_set_threads, torch.get_num_threads())
+        stack.enter_context(np.errstate())
+        stack.enter_context(torch.set_grad_enabled(torch.is_grad_enabled()))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(store.scope(_copied(store.get_state())))
         stack.enter_context(pyro.validation_enabled(False))
@@ -40,6 +58,11 @@ def isolated(seed: int | None = None, dtype: torch.dtype | None = None) -> Itera
         if dtype is not None:
             torch.set_default_dtype(dtype)
         yield
+
+
+def _set_threads(count: int) -> None:
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
 
 
 def _copied(state: Any) -> Any:

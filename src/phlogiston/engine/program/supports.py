@@ -160,8 +160,7 @@ def _of_mixture(fn: MixtureSameFamily) -> Any:
     support = support_of(fn.component_distribution)
     if isinstance(support, Circle):
         return Circle()
-    raise_to = tuple(fn.component_distribution.batch_shape)
-    return support if not raise_to else MixtureSameFamilyConstraint(support)
+    return MixtureSameFamilyConstraint(support)
 
 
 def _of_transformed(fn: TransformedDistribution) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,12 +13,15 @@ from phlogiston.engine.program.handlers import ParameterOverrides
 
 
 class Adapt(TorchFunctionMode):
-    """Small repairs while a program runs.
+    """Repair single torch operations while a program runs or is scored.
 
-    float32 tensors that it captured meet float64 latents as in NumPy; ``table[z]`` with a scalar latent ``z`` and
-    ``one_hot`` do not ask for the latent's value, which a trace does not have; the Cholesky factor of a matrix
-    without one is NaN, so that a sampler rejects the point instead of ending there. Where the parameters of modules
-    are held at values, operations take these.
+    - An operation on float32 and float64 tensors computes in float64, as in NumPy: latents are float64 and tensors that
+      a program captured are often float32.
+    - ``table[z]`` with a scalar latent ``z``, and ``one_hot``, do not ask for the latent's value. A trace has none.
+    - The Cholesky factor of a matrix that has none is NaN instead of an error, so that a sampler rejects the point.
+    - ``xlogy`` has a derivative of zero at 0 log 0.
+    - ``torch.set_grad_enabled(False)`` as a statement is ignored.
+    - Parameters of modules that are held at values are replaced by these.
     """
 
     def __init__(self, overrides: ParameterOverrides | None = None) -> None:
@@ -28,6 +32,8 @@ class Adapt(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._overrides:
             args, kwargs = self._overrides(args), self._overrides(kwargs)
+        if func is torch._C._set_grad_enabled and _switches_for_good():
+            return None
         if func is torch.nn.functional.one_hot:
             return _one_hot(*args, **kwargs)
         if func is torch.Tensor.__getitem__ and any(_is_scalar_index(item) for item in _as_tuple(args[1])):
@@ -41,6 +47,19 @@ class Adapt(TorchFunctionMode):
         if torch.get_default_dtype() == torch.float64 and not in_place and _mixes_precisions(args, kwargs):
             args, kwargs = _double(args), _double(kwargs)
         return func(*args, **kwargs)
+
+
+def _switches_for_good() -> bool:
+    """Whether the program calls ``torch.set_grad_enabled`` as a statement, and not as a context that ends.
+
+    The former would take the program's own operations out of the gradient of its density, which would then be zero
+    without a word. A context (``torch.no_grad``) calls from torch's own files; the constructor is called by either.
+    """
+    setter = sys._getframe(2)
+    caller = setter.f_back
+    return setter.f_code is torch.set_grad_enabled.__init__.__code__ and (
+        caller is None or caller.f_code.co_filename != setter.f_code.co_filename
+    )
 
 
 def _as_tuple(index: Any) -> tuple[Any, ...]:

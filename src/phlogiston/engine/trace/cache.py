@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from phlogiston.engine.program.isolate import PROGRAM_LOCK
 from phlogiston.engine.program.reading import Values
 from phlogiston.engine.program.readings import Interpreter
 from phlogiston.engine.program.sites import Bound, Structure, rebound
@@ -42,7 +42,6 @@ class Family:
         self.sites = sites
         self._program, self._likeness, self._parameters = bound.program, _likeness(structure), structure.parameters
         self._traces: dict[Any, Traces] = {}
-        self._lock = threading.RLock()
 
     def held(self, bound: Bound, structure: Structure, dtype: torch.dtype) -> Values:
         """A member's data as inputs; none of a model that is not one."""
@@ -54,7 +53,7 @@ class Family:
 
     def traces(self, key: Any) -> Traces:
         """Those of one reading."""
-        with self._lock:
+        with PROGRAM_LOCK:
             return self._traces.setdefault(key, Traces())
 
 

@@ -21,14 +21,13 @@ from torch import fx
 from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from phlogiston.engine.program.isolate import uncollected
+from phlogiston.engine.program.isolate import PROGRAM_LOCK, uncollected
 from phlogiston.engine.trace.matmul_layout import with_draws_first
 from phlogiston.engine.trace.noise import Noise, is_random, lift
 from phlogiston.errors import UntraceableProgram
 
 Values = dict[str, torch.Tensor]
 Function = Callable[[Values], Values]
-_ONE_TRACE = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def _without_examples() -> Iterator[None]:
 
     Nothing here reads it, and making it takes more than half of the time of tracing. Other threads are not affected.
     """
-    with _ONE_TRACE:
+    with PROGRAM_LOCK:
         original, here = proxy_tensor.extract_val, threading.get_ident()
 
         def example(value: Any, include_real: bool = False) -> Any:
