@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from phlogiston.engine.program.repeatable import insist_on_repeatable
 from phlogiston.engine.program.sites import Site, Structure
 from phlogiston.errors import UnsupportedModel, one_of, problem
 from phlogiston.inference import registry
@@ -115,6 +116,7 @@ def require(method: Any, model: Model) -> Model:
                 expected="at least one pyro.sample that is not observed",
             )
         )
+    insist_on_repeatable(model, model.structure)
     unmet = method.needs.unmet(model.structure)
     if unmet is not None:
         able = registry.methods_for(model.structure)

@@ -6,10 +6,12 @@ import gc
 import logging
 import os
 import random
+import sysconfig
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,10 @@ import torch
 from phlogiston.errors import SettingError, problem
 
 
+_LIBRARIES = (
+    *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")},
+    str(Path(__file__).parents[2]),
+)
 # Pyro's stack of handlers, its parameter store, torch's default dtype and generator and all validation flags belong to
 # the process. One reentrant lock lets one thread at a time run a program or trace it; the evaluation of graphs and of
 # machine code, which is where samplers spend their time, needs none of these and stays outside. There is a single lock,
@@ -102,6 +108,11 @@ def quiet(*names: str) -> Iterator[None]:
     finally:
         for logger, disabled in zip(loggers, before, strict=True):
             logger.disabled = disabled
+
+
+def is_users_file(path: str) -> bool:
+    """Whether a file of Python code belongs neither to a library nor to Python nor to this package."""
+    return not path.startswith((*_LIBRARIES, "<frozen"))
 
 
 def seed_sequence(seed: int | np.random.SeedSequence | None) -> np.random.SeedSequence:

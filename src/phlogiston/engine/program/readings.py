@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from phlogiston.engine.program import enumeration, handlers
+from phlogiston.engine.program.gradients import Fault, first_fault
 from phlogiston.engine.program.reading import Reading, Values, read
 from phlogiston.engine.program.sites import Bound, Site, Structure
 
@@ -186,8 +187,17 @@ class Interpreter:
         grad = self.density_and_grad({"u": u})["grad"]
         for slot in self.slots:
             if not torch.isfinite(part := grad[slot.start : slot.stop]).all():
-                return slot.site.name, reading.values(slot.site.name)[slot.site.name], f"a gradient of {part.tolist()}"
+                fault = self._fault(u)
+                name, found = slot.site.name, f"a gradient of {part.tolist()}"
+                name, found = (name, found) if fault is None else (fault.site, f"{fault}, where {name} is")
+                return name, reading.values(slot.site.name)[slot.site.name], found
         return self.slots[0].site.name, u, "a density that is not finite in every run"
+
+    def _fault(self, u: torch.Tensor) -> Fault | None:
+        """The term and the operation that spoil the gradient."""
+        u = u.detach().requires_grad_()
+        with torch.enable_grad():
+            return first_fault(lambda: self._read(handlers.Unconstrained(self._split(u))).terms, u)
 
     @property
     def _drawn(self) -> tuple[str, ...]:
