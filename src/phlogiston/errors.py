@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -93,22 +92,6 @@ def problem(where: str, *, found: str, expected: str, fix: str = "") -> str:
         "site 'y': found shape (7,); expected shape (8,); write: .observe(y=y[:8])"
     """
     return f"{where}: found {found}; expected {expected}" + (f"; write: {fix}" if fix else "")
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Make the folders of a file that is about to be written; say what to do where it cannot be.
-
-    Raises:
-        DataFileError: it is a folder, or lies where nothing can be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        found = "a folder" if path.is_dir() else f"no way to write there ({error.strerror or error})"
-        expected = "the path of a file in a folder of yours"
-        raise DataFileError(problem(str(path), found=found, expected=expected)) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

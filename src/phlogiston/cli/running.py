@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from phlogiston.cli import datafile, modelfile
 from phlogiston.cli.arguments import DOUBTFUL, FINE, INTERRUPTED, WRONG
+from phlogiston.engine import files
 from phlogiston.errors import DataFileError, PhlogistonWarning, PlanWarning, SettingError, UnknownName
 from phlogiston.inference import registry
 
@@ -120,17 +121,13 @@ def _made(folder: Path) -> Path:
 
 def _report(posterior: Posterior, folder: Path, arguments: argparse.Namespace) -> Path:
     command = shlex.join(["phlogiston", *arguments.argv])
-    try:
-        return posterior.report(folder / "report.html", command=command)
-    except OSError as error:
-        raise DataFileError(f"--report {folder}: cannot be written: {error.strerror or error}") from error
+    return posterior.report(folder / "report.html", command=command)
 
 
 def _write(posterior: Posterior, folder: Path) -> list[Path]:
     try:
         draws = posterior.save(folder / "posterior.nc")
-        table = folder / "summary.csv"
-        posterior.summary().to_csv(table, index_label="site")
+        table = files.write(folder / "summary.csv", posterior.summary().to_csv(index_label="site").encode())
         return [draws, table, *map(Path, posterior.plot.all(folder))]
     except OSError as error:
         raise DataFileError(f"--out {folder}: cannot be written: {error.strerror or error}") from error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pickle
+import io
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,41 +11,42 @@ from typing import Any
 import numpy as np
 import torch
 
-from phlogiston.errors import DataFileError, writing
+from phlogiston.errors import DataFileError, problem
+from phlogiston.posterior import seal
 
 _FORMAT = "phlogiston training"
-_VERSION = 1
 
 
 def write(content: Mapping[str, Any], path: Path) -> Path:
-    """Write nested mappings and sequences of tensors, arrays, numbers and text; folders are made.
+    """Write nested mappings and sequences of tensors, arrays, numbers and text, whole or not at all; folders are made.
 
-    The file appears whole or not at all: a run that is killed while it writes leaves the one before.
+    Raises:
+        DataFileError: it cannot be written; a file that lies there is untouched.
     """
-    unfinished = path.with_name(path.name + ".part")
-    with writing(path):
-        with unfinished.open("wb") as file:
-            torch.save({"format": _FORMAT, "version": _VERSION, "content": _plain(content)}, file)
-        os.replace(unfinished, path)
-    return path
+    archive = io.BytesIO()
+    stored = {"format": _FORMAT, "version": seal.VERSION, "seal": seal.MARK, "content": _plain(content)}
+    torch.save(stored, archive)
+    return seal.write(path, archive.getvalue())
 
 
 def read(path: Path) -> dict[str, Any]:
     """What ``write`` wrote, with arrays as arrays; nothing in the file is executed, tensors arrive on the CPU.
 
     Raises:
-        DataFileError: there is no such file, or it is something else.
+        DataFileError: there is no such file, it is damaged, of a later version, or something else.
     """
-    if not path.exists():
-        raise DataFileError(f"{path}: found no such file; expected one written by fitted.save")
+    archive = io.BytesIO(seal.read(path, "fitted.save"))
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        if (damaged := zipfile.ZipFile(archive).testzip()) is not None:  # all that vouches for a file of version 1
+            raise ValueError(f"its part {damaged} is damaged")
+        archive.seek(0)
+        stored = torch.load(archive, map_location="cpu", weights_only=True)
         if stored["format"] != _FORMAT:
             raise KeyError(_FORMAT)
         content: dict[str, Any] = _restored(stored["content"])
-    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        first = str(error).partition("\n")[0]
-        raise DataFileError(f"{path}: found no phlogiston training ({first}); expected fitted.save's file") from error
+    except Exception as error:  # readers of archives and pickles raise errors of many kinds for bytes that are none
+        found = f"no phlogiston training ({type(error).__name__}: {str(error).partition(chr(10))[0][:200]})"
+        raise DataFileError(problem(str(path), found=found, expected="fitted.save's file")) from error
     return content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from phlogiston.errors import DataFileError, writing
-from phlogiston.posterior import arviz_groups
+from phlogiston.errors import DataFileError, problem
+from phlogiston.posterior import arviz_groups, seal
 from phlogiston.posterior.plan import Plan
 from phlogiston.stats import arviz
 from phlogiston.stats.estimate import Estimate
@@ -21,28 +22,32 @@ if TYPE_CHECKING:
 
 
 def save(posterior: Posterior, path: Path) -> Path:
-    """Write all groups to ``path``; folders are made."""
-    with writing(path):
-        arviz.write_netcdf(arviz_groups.datasets(posterior), path)
-    return path
+    """Write all groups to ``path``, whole or not at all; folders are made.
+
+    Raises:
+        DataFileError: it cannot be written; a file that lies there is untouched.
+    """
+    return seal.write(path, arviz.to_netcdf(arviz_groups.datasets(posterior), {"file_format": seal.MARK}))
 
 
 def read(path: Path) -> dict[str, Any]:
     """The fields of a posterior that ``save`` wrote, and the data ``observed``.
 
     Raises:
-        DataFileError: there is no such file, or it is not one of ours.
+        DataFileError: there is no such file, it is damaged, of a later version, or not one of ours.
     """
-    if not path.exists():
-        raise DataFileError(f"{path}: found no such file; expected one written by posterior.save")
+    content = seal.read(path, "posterior.save")
     try:
-        stored = arviz.read_netcdf(path)
-        attributes = stored["posterior"].attrs
-        method, figures = str(attributes["method"]), json.loads(attributes["figures"])
-    except (OSError, KeyError, ValueError) as error:
-        raise DataFileError(
-            f"{path}: found no phlogiston posterior ({error}); expected posterior.save's file"
-        ) from error
+        return _fields(arviz.from_netcdf(content))
+    except DataFileError:
+        raise
+    except Exception as error:  # readers of HDF5 raise errors of many kinds for bytes that are none
+        found = f"no phlogiston posterior ({type(error).__name__}: {str(error).partition(chr(10))[0][:200]})"
+        raise DataFileError(problem(str(path), found=found, expected="posterior.save's file")) from error
+
+
+def _fields(stored: Mapping[str, xr.Dataset]) -> dict[str, Any]:
+    attributes = stored["posterior"].attrs
     weighted = _tensors(stored["weighted_posterior"]) if "weighted_posterior" in stored else None
     known = {
         "posterior",
@@ -63,10 +68,10 @@ def read(path: Path) -> dict[str, Any]:
         "state": _state(stored.get("sampler_state")),
         "predictions": {name: _tensors(group) for name, group in stored.items() if name not in known},
         "history": {str(name): np.array(values.values) for name, values in _variables(stored.get("history"))},
-        "method": method,
+        "method": str(attributes["method"]),
         "settings": json.loads(attributes["settings"]),
         "is_chain": bool(attributes["is_chain"]),
-        "figures": figures,
+        "figures": json.loads(attributes["figures"]),
         "seed": int(attributes["seed"]) if "seed" in attributes else None,
         "seconds": float(attributes["sampling_time"]),
         "engine": str(attributes["engine"]),

@@ -7,11 +7,11 @@ Everything goes in and comes out as NumPy arrays and xarray Datasets.
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -76,23 +76,35 @@ def bfmi(energy: Array) -> Array:
     return np.asarray(np.square(np.diff(energy, axis=1)).mean(axis=1) / energy.var(axis=1))
 
 
-def write_netcdf(groups: Mapping[str, xr.Dataset], path: Path) -> None:
-    """One netCDF file, a group each, as ArviZ writes it (through h5netcdf)."""
-    mode: Literal["w", "a"] = "w"
-    for name, group in groups.items():
-        encoding = {v: {"zlib": True} for v in group.data_vars if group[v].dtype.kind in "fiu" and group[v].ndim}
-        group.to_netcdf(path, mode=mode, group=name, engine="h5netcdf", encoding=encoding)
-        mode = "a"
+def to_netcdf(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, str]) -> bytes:
+    """One netCDF file as bytes, a group each, as ArviZ writes it (through h5netcdf).
 
+    It is made in memory: where a disk is full while HDF5 writes to it, HDF5 ends the process when it later closes the
+    file.
 
-def read_netcdf(path: Path) -> dict[str, xr.Dataset]:
-    """The groups of a file that ``write_netcdf`` or ArviZ wrote, in memory."""
+    Args:
+        groups: name -> variables.
+        attrs: attributes of the file.
+    """
     import h5netcdf
 
-    with h5netcdf.File(path, "r") as file:
+    buffer = io.BytesIO()
+    with h5netcdf.File(buffer, "w") as file:
+        file.attrs.update(attrs)
+        for name, group in groups.items():
+            encoding = {v: {"zlib": True} for v in group.data_vars if group[v].dtype.kind in "fiu" and group[v].ndim}
+            group.dump_to_store(xr.backends.H5NetCDFStore(file, group=name, mode="a"), encoding=encoding)
+    return buffer.getvalue()
+
+
+def from_netcdf(content: bytes) -> dict[str, xr.Dataset]:
+    """The groups of a file that ``to_netcdf`` or ArviZ made, in memory."""
+    import h5netcdf
+
+    with h5netcdf.File(io.BytesIO(content), "r") as file:
         names = list(file.groups)
     with warnings.catch_warnings():  # reading registers a warning filter of xarray's own
-        return {name: xr.load_dataset(path, group=name, engine="h5netcdf") for name in names}
+        return {name: xr.load_dataset(io.BytesIO(content), group=name, engine="h5netcdf") for name in names}
 
 
 def stacking(log_likelihoods: Mapping[str, Array]) -> dict[str, float]:

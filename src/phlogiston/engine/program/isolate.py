@@ -20,7 +20,6 @@ import torch
 
 from phlogiston.errors import SettingError, problem
 
-
 _LIBRARIES = (
     *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")},
     str(Path(__file__).parents[2]),

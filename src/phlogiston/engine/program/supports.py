@@ -225,5 +225,3 @@ def _by_event(inside: torch.Tensor, dims: int) -> torch.Tensor:
 
 def _wrapped(angle: torch.Tensor) -> torch.Tensor:
     return torch.remainder(angle + math.pi, 2.0 * math.pi) - math.pi
-
-

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from phlogiston.engine import files
 from phlogiston.errors import SettingError, problem
 from phlogiston.report.pages.images import as_images
 from phlogiston.report.plots import style
@@ -42,10 +43,10 @@ def film(title: str, frames: Frames, data: torch.Tensor, path: Path) -> Path:
     """
     if path.suffix not in (".png", ".gif"):
         raise SettingError(problem("film", found=repr(path.name), expected="a .png or a .gif", fix='"samples.gif"'))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = io.BytesIO()
     if path.suffix == ".png":
-        sheet(title, frames, data).savefig(path, dpi=110)
-        return path
+        sheet(title, frames, data).savefig(drawn, format="png", dpi=110)
+        return files.write(path, drawn.getvalue())
     from PIL import Image
 
     pictures = []
@@ -54,8 +55,8 @@ def film(title: str, frames: Frames, data: torch.Tensor, path: Path) -> Path:
         sheet(title, [frame], data).savefig(buffer, format="png", dpi=80)
         pictures.append(Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE))
     times = [_MILLISECONDS] * (len(pictures) - 1) + [_LAST]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0)
-    return path
+    pictures[0].save(drawn, format="gif", save_all=True, append_images=pictures[1:], duration=times, loop=0)
+    return files.write(path, drawn.getvalue())
 
 
 @style.styled

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from phlogiston.errors import DataFileError, problem, writing
+from phlogiston.engine import files
+from phlogiston.errors import DataFileError, problem
 from phlogiston.posterior.verdict import COLOURS, Check, Diagnosis, Finding, Verdict
 
 if TYPE_CHECKING:
@@ -222,7 +223,4 @@ def write(page: Page, path: str | Path) -> Path:
     if path.suffix.lower() not in ("", ".htm", ".html"):
         found, fix = f"a file of kind {path.suffix!r}", f"{str(path.with_suffix('.html'))!r}"
         raise DataFileError(problem(f"report to {path}", found=found, expected="a page, which is HTML", fix=fix))
-    text = render(page)
-    with writing(path):
-        path.write_text(text, encoding="utf-8")
-    return path
+    return files.write(path, render(page).encode())

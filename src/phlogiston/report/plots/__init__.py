@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phlogiston.engine import files
 from phlogiston.posterior.posterior import Posterior
 from phlogiston.report.plots import bounds, chains, evidence, forest, khat, marginals, predictive, weights
 from phlogiston.report.plots.chains import heading
@@ -218,15 +220,15 @@ class Plots:
             the paths of the files written.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for name, draw in self._pictures():
             try:
                 figure = draw()
             except DoesNotApply:
                 continue
-            paths.append(folder / f"{name}.png")
-            figure.savefig(paths[-1])
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format="png")
+            paths.append(files.write(folder / f"{name}.png", drawn.getvalue()))
         return paths
 
     def _pictures(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
