@@ -163,7 +163,7 @@ def load(path: str | Path, model: Model | None = None) -> Posterior | Fitted:
         DataFileError: there is no such file, it is something else, or it belongs to another model.
         ValueError: the file holds a training and no model was given.
     """
-    if Path(path).is_file() and checkpoint.is_training(Path(path)):
+    if checkpoint.is_training(Path(path)):
         if model is None:
             raise ValueError(
                 f"load: found a training in {path}; expected its model too; write: ph.load(path, model=model)"

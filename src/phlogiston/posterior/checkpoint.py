@@ -51,9 +51,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def is_training(path: Path) -> bool:
-    """Whether a file is one that ``write`` could have written (torch's zip archive), by its first bytes."""
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
+    """Whether a file is there and one that ``write`` could have written (torch's zip archive), by its first bytes."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"PK"
+    except OSError:  # whoever reads it next says why it cannot be read
+        return False
 
 
 def _plain(value: Any) -> Any:

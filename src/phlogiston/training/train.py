@@ -89,6 +89,8 @@ def restore(path: str | Path, model: Model) -> Fitted:
         DataFileError: there is no such file, it is something else, or it belongs to another model.
     """
     content = checkpoint.read(Path(path))
+    if "params" not in content:
+        raise DataFileError(problem(str(path), found="a checkpoint of ph.calibrate", expected="a training"))
     params = content.pop("params")
     known = {site.name: site.shape for site in model.structure.of("parameter")}
     found = {name: tuple(value.shape) for name, value in params.items()}

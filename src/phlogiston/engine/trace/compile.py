@@ -7,9 +7,11 @@ code on disk serves the same program with other data of the same shapes.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
+import stat
 import sys
 import tempfile
 import warnings
@@ -44,9 +46,28 @@ _OPTIONS = {
 
 
 def cache_folder() -> Path:
-    """Where machine code is kept: ``$PHLOGISTON_CACHE``, else ``~/.cache/phlogiston``."""
+    """Where machine code is kept: ``$PHLOGISTON_CACHE``, else ``~/.cache/phlogiston``, else one of this process alone."""
     chosen = os.environ.get("PHLOGISTON_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "phlogiston"
+    if chosen:
+        return Path(chosen)
+    try:
+        return Path.home() / ".cache" / "phlogiston"
+    except RuntimeError:  # this user has no home
+        return Path(_own_folder().name)
+
+
+@functools.lru_cache(maxsize=1)
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder that only this user can read, gone with the process: code from a folder open to all is never run."""
+    return tempfile.TemporaryDirectory(prefix="phlogiston-", ignore_cleanup_errors=True)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether nobody but this user and the administrator could have written a file of machine code."""
+    if sys.platform == "win32":  # profiles of other users are closed there
+        return True
+    found = path.stat()
+    return found.st_uid in (os.getuid(), 0) and not found.st_mode & stat.S_IWOTH
 
 
 def key_of(module: fx.GraphModule, arguments: list[torch.Tensor]) -> str:
@@ -123,7 +144,7 @@ def _compile(module: fx.GraphModule, inputs: list[torch.Tensor], path: Path) -> 
 def _save(artifact: Any, path: Path) -> None:
     """Keep machine code; a folder that cannot be written costs only the next compilation."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             fresh = Path(folder) / "code"
             artifact.save(path=str(fresh), format="binary")
@@ -133,7 +154,10 @@ def _save(artifact: Any, path: Path) -> None:
 
 
 def _load(path: Path) -> Compiled | None:
-    if not path.exists():
+    try:
+        if not path.exists() or not _is_ours(path):
+            return None
+    except OSError:
         return None
     try:
         from torch._inductor.standalone_compile import CompiledArtifact

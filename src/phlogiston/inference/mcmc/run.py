@@ -182,10 +182,11 @@ def _states(model: Model, given: Any, name: str, plan: Plan) -> list[State]:
         fix = "resume_from=ph.load(path, model=model)"
         raise SettingError(problem("resume_from", found=repr(given), expected="a posterior", fix=fix))
     posterior = given
-    if posterior.method != name or not posterior.state:
-        raise SettingError(
-            problem("resume_from", found=repr(posterior), expected=f"a posterior of {name!r} with its state")
-        )
+    if posterior.method != name:
+        raise SettingError(problem("resume_from", found=repr(posterior), expected=f"a posterior of {name!r}"))
+    if not posterior.state:
+        found = f"{posterior!r} without the state of its samplers, so that its chains cannot go on"
+        raise SettingError(problem("resume_from", found=found, expected=f"a posterior of {name!r} with its state"))
     if difference := mismatch(model, posterior, "resume_from"):
         expected = f"a posterior of {model.name!r} given the same data"
         raise SettingError(problem("resume_from", found=difference, expected=expected))
