@@ -12,10 +12,13 @@ from phlogiston.engine.program.plates import data_plate
 from phlogiston.engine.trace import devices
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import SettingError, did_you_mean, one_of, positive, positive_int, problem, whole
-from phlogiston.inference import variational
 from phlogiston.inference.method import Needs, known_start, require
 from phlogiston.inference.methods.modes import Laplace
 from phlogiston.inference.starts import Start
+from phlogiston.inference.variational.flat import flat_posterior
+from phlogiston.inference.variational.learned import GuideFamily
+from phlogiston.inference.variational.posterior import learned_posterior
+from phlogiston.inference.variational.training import fitted
 from phlogiston.model.model import Model
 from phlogiston.posterior.posterior import Posterior
 from phlogiston.training.adam import Adam
@@ -90,7 +93,7 @@ class SVI:
         True
     """
 
-    guide: str | Callable[..., Any] | variational.GuideFamily = "normal"
+    guide: str | Callable[..., Any] | GuideFamily = "normal"
     bound: Bound = "elbo"
     gradient: Gradient = "sticking"
     alpha: float = 0.5
@@ -154,7 +157,7 @@ class SVI:
         elif isinstance(self.guide, type):
             fix = f"guide={self.guide.__name__}()"
             raise SettingError(problem("guide", found=f"the class {self.guide.__name__}", expected="a guide", fix=fix))
-        elif not callable(self.guide) and not isinstance(self.guide, variational.GuideFamily):
+        elif not callable(self.guide) and not isinstance(self.guide, GuideFamily):
             raise SettingError(
                 problem("guide", found=repr(self.guide), expected="a name, a Pyro guide or ph.Amortized()")
             )
@@ -186,8 +189,8 @@ class SVI:
             )
         self._refuse_device()
         if isinstance(self.guide, str) and self.batch_size is None and self.dtype != "float32":
-            return variational.flat_posterior(self, model, seed, progress)
-        return variational.learned_posterior(self, model, seed, progress)
+            return flat_posterior(self, model, seed, progress)
+        return learned_posterior(self, model, seed, progress)
 
     def fit(
         self,
@@ -206,9 +209,7 @@ class SVI:
             return fitting.fit(
                 learning, model, seed=seed, progress=progress, resume_from=resume_from, checkpoint=checkpoint
             )
-        return variational.fitted(
-            self, model, seed=seed, progress=progress, resume_from=resume_from, checkpoint=checkpoint
-        )
+        return fitted(self, model, seed=seed, progress=progress, resume_from=resume_from, checkpoint=checkpoint)
 
     def _batch_of(self, model: Model) -> int | None:
         """The ``subsample_size`` of the program's own minibatches, where the settings do not say another size."""

@@ -1,0 +1,1 @@
+"""Guides that are fitted by climbing a bound."""

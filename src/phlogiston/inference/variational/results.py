@@ -1,0 +1,66 @@
+"""What every kind of variational fit shares: its schedule, its history, and the posterior that it gives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from phlogiston.model.model import Model
+from phlogiston.posterior.posterior import Posterior
+from phlogiston.training.loop import Climb, Schedule
+
+if TYPE_CHECKING:
+    from phlogiston.inference.methods.svi import SVI
+Values = dict[str, torch.Tensor]
+
+
+def schedule_of(settings: SVI) -> Schedule:
+    """How long to climb, and when to stop."""
+    return Schedule(
+        num_steps=settings.num_steps,
+        window=settings.window,
+        tolerance=settings.tolerance,
+        stop=settings.stop,
+        average=settings.stop,
+    )
+
+
+def history_of(found: Climb) -> dict[str, np.ndarray]:
+    """The curves of the bound, the learning rate and each part of the bound, one number per step."""
+    return {
+        "step": np.arange(1, found.steps + 1),
+        "elbo": found.bounds,
+        "learning_rate": found.rates,
+        **{name: found.extras[:, i] for i, name in enumerate(found.names) if name != "elbo"},
+    }
+
+
+def explained(found: Climb, where: Callable[[], str]) -> Climb:
+    """The climb with the site in its reason for stopping, where it met a number that is not finite."""
+    if found.bad_step is None:
+        return found
+    return replace(found, stop_reason=f"{found.stop_reason}; the last finite parameters are kept. {where()}")
+
+
+def posterior_of(
+    made: dict[str, Any], model: Model, found: Climb, params: Values, seed: int | None, began: float
+) -> Posterior:
+    """The posterior, with what the fit says of itself."""
+    made["figures"] |= {"converged": float(found.converged), "steps": float(found.steps)}
+    return Posterior(
+        **made,
+        method="svi",
+        model=model,
+        seed=seed,
+        seconds=time.perf_counter() - began,
+        engine=found.engine,
+        interrupted=found.interrupted,
+        history=history_of(found),
+        stop_reason=found.stop_reason,
+        state={name: value.numpy() for name, value in params.items() if value.numel()},
+    )
