@@ -160,28 +160,28 @@ def positive(**settings: Any) -> None:
             raise SettingError(problem(name, found=repr(value), expected="a number above zero"))
 
 
-def from_zero(**settings: Any) -> None:
+def non_negative(**settings: Any) -> None:
     """Refuse settings that are not finite numbers from zero on."""
     for name, value in settings.items():
         if not _is_number(value) or not 0 <= value < math.inf:
             raise SettingError(problem(name, found=repr(value), expected="a number from zero on"))
 
 
-def share(**settings: Any) -> None:
+def unit_interval(**settings: Any) -> None:
     """Refuse settings that are not numbers from 0 to 1."""
     for name, value in settings.items():
         if not _is_number(value) or not 0.0 <= value <= 1.0:
             raise SettingError(problem(name, found=repr(value), expected="a number from 0 to 1"))
 
 
-def fraction(**settings: Any) -> None:
+def open_unit_interval(**settings: Any) -> None:
     """Refuse settings that are not numbers strictly between 0 and 1."""
     for name, value in settings.items():
         if not _is_number(value) or not 0.0 < value < 1.0:
             raise SettingError(problem(name, found=repr(value), expected="a number between 0 and 1"))
 
 
-def whole(**settings: Any) -> None:
+def non_negative_int(**settings: Any) -> None:
     """Refuse settings that are not integers from zero on."""
     _integers(0, "an integer, zero or above", settings)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from phlogiston.engine.trace.batched import TIERS, Tier
-from phlogiston.errors import one_of, positive_int, whole
+from phlogiston.errors import non_negative_int, one_of, positive_int
 from phlogiston.inference.mcmc.gibbs import GibbsBlock, on_all_latents, values_of_all
 from phlogiston.inference.mcmc.run import Plan, run_chains
 from phlogiston.inference.method import Needs, known_start
@@ -86,7 +86,7 @@ class Gibbs:
             num_steps=self.num_steps,
             chains_per_block=self.chains_per_block,
         )
-        whole(num_warmup=self.num_warmup)
+        non_negative_int(num_warmup=self.num_warmup)
         one_of(TIERS, engine=self.engine)
         known_start(self.initial)
 

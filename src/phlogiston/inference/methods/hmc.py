@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from phlogiston.engine.trace.batched import TIERS, Tier
-from phlogiston.errors import SettingError, fraction, one_of, positive, positive_int, problem, whole
+from phlogiston.errors import (
+    SettingError,
+    non_negative_int,
+    one_of,
+    open_unit_interval,
+    positive,
+    positive_int,
+    problem,
+)
 from phlogiston.inference.mcmc.adaptation import MassMatrix
 from phlogiston.inference.mcmc.hmc import HmcBlock
 from phlogiston.inference.mcmc.run import DTYPES, Plan, run_chains
@@ -86,9 +94,9 @@ class HMC:
             chains_per_block=self.chains_per_block,
             num_steps=1 if self.num_steps is None else self.num_steps,
         )
-        whole(num_warmup=self.num_warmup)
+        non_negative_int(num_warmup=self.num_warmup)
         positive(step_size=self.step_size)
-        fraction(target_accept_prob=self.target_accept_prob)
+        open_unit_interval(target_accept_prob=self.target_accept_prob)
         one_of(get_args(MassMatrix), mass_matrix=self.mass_matrix)
         one_of(tuple(DTYPES), dtype=self.dtype)
         one_of(TIERS, engine=self.engine)

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from phlogiston.engine.trace.batched import TIERS, Tier
-from phlogiston.errors import SettingError, fraction, one_of, positive, positive_int, problem, whole
+from phlogiston.errors import (
+    SettingError,
+    non_negative_int,
+    one_of,
+    open_unit_interval,
+    positive,
+    positive_int,
+    problem,
+)
 from phlogiston.inference.mcmc.blocks import Sampler, Setup
 from phlogiston.inference.mcmc.custom import CustomBlock, UserProposal, on_values, values_of_latents
 from phlogiston.inference.mcmc.gibbs import GibbsBlock, can_be_summed_out, on_all_latents, values_of_all
@@ -111,11 +119,11 @@ class MH:
             num_steps=self.num_steps,
             chains_per_block=self.chains_per_block,
         )
-        whole(num_warmup=self.num_warmup)
+        non_negative_int(num_warmup=self.num_warmup)
         if self.step_size is not None:
             positive(step_size=self.step_size)
         if self.target_accept_prob is not None:
-            fraction(target_accept_prob=self.target_accept_prob)
+            open_unit_interval(target_accept_prob=self.target_accept_prob)
         one_of(TIERS, engine=self.engine)
         known_start(self.initial)
         if isinstance(self.proposal, str):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from phlogiston.engine.trace.batched import TIERS, Tier
-from phlogiston.errors import fraction, one_of, positive, positive_int, whole
+from phlogiston.errors import non_negative_int, one_of, open_unit_interval, positive, positive_int
 from phlogiston.inference.mcmc import precompile
 from phlogiston.inference.mcmc.adaptation import MassMatrix
 from phlogiston.inference.mcmc.nuts import NutsBlock
@@ -82,9 +82,9 @@ class NUTS:
             max_tree_depth=self.max_tree_depth,
             chains_per_block=self.chains_per_block,
         )
-        whole(num_warmup=self.num_warmup)
+        non_negative_int(num_warmup=self.num_warmup)
         positive(step_size=self.step_size)
-        fraction(target_accept_prob=self.target_accept_prob)
+        open_unit_interval(target_accept_prob=self.target_accept_prob)
         one_of(get_args(MassMatrix), mass_matrix=self.mass_matrix)
         one_of(tuple(DTYPES), dtype=self.dtype)
         one_of(TIERS, engine=self.engine)

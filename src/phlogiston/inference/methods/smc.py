@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from phlogiston.engine.program.isolate import generator
 from phlogiston.engine.trace.batched import TIERS, Tier
-from phlogiston.errors import ImpossibleEvidence, SettingError, fraction, one_of, positive_int, problem
+from phlogiston.errors import ImpossibleEvidence, SettingError, one_of, open_unit_interval, positive_int, problem
 from phlogiston.inference.method import Needs, require
 from phlogiston.inference.particles.tempering import Annealing, Stage, from_the_prior, seeds_for
 from phlogiston.inference.particles.weighted import values_of
@@ -80,9 +80,9 @@ class SMC:
 
     def __post_init__(self) -> None:
         positive_int(num_particles=self.num_particles, num_chains=self.num_chains, num_steps=self.num_steps)
-        fraction(ess=self.ess)
+        open_unit_interval(ess=self.ess)
         if self.target_accept_prob is not None:
-            fraction(target_accept_prob=self.target_accept_prob)
+            open_unit_interval(target_accept_prob=self.target_accept_prob)
         one_of(("hmc", "mh"), moves=self.moves)
         one_of(TIERS, engine=self.engine)
         unit = self.num_chains * (self.num_steps if self.waste_free else 1)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from phlogiston.engine.program.plates import data_plate
 from phlogiston.engine.trace import devices
 from phlogiston.engine.trace.batched import TIERS, Tier
-from phlogiston.errors import SettingError, did_you_mean, one_of, positive, positive_int, problem, whole
+from phlogiston.errors import SettingError, did_you_mean, non_negative_int, one_of, positive, positive_int, problem
 from phlogiston.inference.method import Needs, known_start, require
 from phlogiston.inference.methods.modes import Laplace
 from phlogiston.inference.starts import Start
@@ -126,7 +126,7 @@ class SVI:
         if self.batch_size is not None:
             positive_int(batch_size=self.batch_size)
         positive(tolerance=self.tolerance)
-        whole(kl_warmup=self.kl_warmup)
+        non_negative_int(kl_warmup=self.kl_warmup)
         one_of(BOUNDS, bound=self.bound)
         one_of(("sticking", "pathwise"), gradient=self.gradient)
         one_of(("auto", "float64", "float32", "bfloat16"), dtype=self.dtype)

@@ -18,14 +18,14 @@ from phlogiston.errors import (
     ConvergenceWarning,
     DataFileError,
     SettingError,
-    from_zero,
+    non_negative,
+    non_negative_int,
     one_of,
     positive,
     positive_int,
     problem,
-    share,
+    unit_interval,
     warn,
-    whole,
 )
 from phlogiston.model.model import Model
 from phlogiston.training.adam import Adam
@@ -150,7 +150,7 @@ class Adversarial:
             batch_size=self.batch_size,
             packing=self.packing,
         )
-        whole(
+        non_negative_int(
             instance_noise_steps=self.instance_noise_steps,
             check_every=self.check_every,
             patience=self.patience,
@@ -158,8 +158,8 @@ class Adversarial:
         )
         if self.clip_weights is not None:
             positive(clip_weights=self.clip_weights)
-        from_zero(r1=self.r1, r2=self.r2, gradient_penalty=self.gradient_penalty, instance_noise=self.instance_noise)
-        share(label_smoothing=self.label_smoothing, ema=self.ema, final_rate=self.final_rate)
+        non_negative(r1=self.r1, r2=self.r2, gradient_penalty=self.gradient_penalty, instance_noise=self.instance_noise)
+        unit_interval(label_smoothing=self.label_smoothing, ema=self.ema, final_rate=self.final_rate)
         self._check_kinds()
         if self.label_smoothing and not LOSSES[self.loss].smoothable:
             able = ", ".join(name for name, loss in LOSSES.items() if loss.smoothable)
