@@ -6,7 +6,6 @@ import inspect
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -21,7 +20,16 @@ from phlogiston.engine.program.missing import Missing
 from phlogiston.engine.program.sites import Site, Structure, discover
 from phlogiston.engine.trace.batched import Tier
 from phlogiston.engine.trace.cache import Family
-from phlogiston.errors import ModelError, SettingError, ShapeWarning, UnknownName, did_you_mean, problem, warn
+from phlogiston.errors import (
+    ModelError,
+    SettingError,
+    ShapeWarning,
+    UnknownName,
+    did_you_mean,
+    positive_int,
+    problem,
+    warn,
+)
 from phlogiston.model.preflight import Problem, insist_on_memory, problems_of, problems_of_labels
 
 Coords = Mapping[str, Sequence[Any]]
@@ -359,9 +367,7 @@ class Model:
             >>> draws["z"].shape
             torch.Size([5])
         """
-        count: Any = num_samples
-        if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
-            raise SettingError(problem("num_samples", found=repr(count), expected="an integer above zero"))
+        positive_int(num_samples=num_samples)
         checked = self._checked()
         insist_on_memory(checked.structure, num_samples)
         return checked.target(engine).simulate({}, num_samples, seed_sequence(seed))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
 from phlogiston.engine.program.isolate import as_int, seed_sequence
 from phlogiston.engine.program.plates import data_plate
 from phlogiston.engine.program.sites import Plate, Site
-from phlogiston.errors import SettingError, UnsupportedModel, problem
+from phlogiston.errors import UnsupportedModel, positive_int, problem
 from phlogiston.model.model import Model
 
 
@@ -51,9 +50,7 @@ def generated(model: Model, count: int, seed: int | None) -> dict[str, torch.Ten
     Raises:
         UnsupportedModel: the program has no plate.
     """
-    given: Any = count
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise SettingError(problem("num_elements", found=repr(given), expected="an integer above zero"))
+    positive_int(num_elements=count)
     sites = [site for site in model.structure.of("latent", "observed", "deterministic") if site.plates]
     plate, bare = data_plate(sites), model.unobserved()
     if plate is None:

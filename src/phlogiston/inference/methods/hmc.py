@@ -9,13 +9,12 @@ from typing import Any, ClassVar, Literal, get_args
 
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import (
-    SettingError,
     non_negative_int,
     one_of,
     open_unit_interval,
     positive,
     positive_int,
-    problem,
+    unit_interval,
 )
 from phlogiston.inference.mcmc.adaptation import MassMatrix
 from phlogiston.inference.mcmc.hmc import HmcBlock
@@ -102,8 +101,7 @@ class HMC:
         one_of(TIERS, engine=self.engine)
         if self.trajectory_length != "adapt":
             positive(trajectory_length=self.trajectory_length)
-        if isinstance(self.jitter, bool) or not 0.0 <= self.jitter <= 1.0:
-            raise SettingError(problem("jitter", found=repr(self.jitter), expected="a number from 0 to 1"))
+        unit_interval(jitter=self.jitter)
         known_start(self.initial)
 
     def __call__(

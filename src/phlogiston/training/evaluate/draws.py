@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from phlogiston.engine.program.isolate import seed_sequence, spawn
+from phlogiston.errors import positive_int
 from phlogiston.posterior.posterior import Posterior
 from phlogiston.stats.elbo import figures_of
 from phlogiston.stats.estimate import Estimate
 from phlogiston.training.evaluate.likelihood import likelihood
-from phlogiston.training.evaluate.pairs import Encoded, insist_positive
+from phlogiston.training.evaluate.pairs import Encoded
 
 
 def posterior(encoded: Encoded, num_samples: int, seed: int | None) -> Posterior:
@@ -21,7 +22,7 @@ def posterior(encoded: Encoded, num_samples: int, seed: int | None) -> Posterior
     A single datum's draws carry their importance weights. Those of many are not weighted, as each datum would need
     weights of its own: then ``figures["pareto_k"]`` is that of the worst datum.
     """
-    insist_positive(num_samples=num_samples)
+    positive_int(num_samples=num_samples)
     began, (for_draws, for_bound) = time.perf_counter(), spawn(seed_sequence(seed), 2)
     draws = encoded.draws(num_samples, for_draws)
     weights = draws["log_joint"] - draws["log_q"]
@@ -51,5 +52,5 @@ def posterior(encoded: Encoded, num_samples: int, seed: int | None) -> Posterior
 
 def generated(encoded: Encoded, count: int, seed: int | None) -> dict[str, torch.Tensor]:
     """New elements of the plate, every site in it drawn: ``[count, ...]``."""
-    insist_positive(num_elements=count)
+    positive_int(num_elements=count)
     return encoded.terms.generate(count, seed_sequence(seed))

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from phlogiston.engine.program.isolate import as_int, isolated, seed_sequence, spawn
+from phlogiston.errors import positive_int
 from phlogiston.stats.estimate import Estimate
 from phlogiston.training.evaluate.likelihood import likelihood
-from phlogiston.training.evaluate.pairs import PAIRS, Encoded, chunks_of, insist_positive
+from phlogiston.training.evaluate.pairs import PAIRS, Encoded, chunks_of
 
 _DRAWS = 32  # a step of a datum's own guide
 _RATE = 0.05
@@ -56,7 +57,7 @@ class GapSplit:
 
 def gap_split(encoded: Encoded, *, num_samples: int, num_steps: int, seed: int | None) -> GapSplit:
     """Measure the gap with ``num_samples`` draws a datum, refining each datum's guide for ``num_steps`` steps."""
-    insist_positive(num_samples=num_samples, num_steps=num_steps)
+    positive_int(num_samples=num_samples, num_steps=num_steps)
     for_likelihood, for_refining = spawn(seed_sequence(seed), 2)
     exact = likelihood(encoded, num_samples, repeats=1, seed=for_likelihood)
     first, best = [], []

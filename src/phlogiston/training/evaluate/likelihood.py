@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from phlogiston.engine.program.isolate import as_int, isolated, seed_sequence, spawn
+from phlogiston.errors import positive_int
 from phlogiston.stats.estimate import Estimate
 from phlogiston.stats.weights import pareto_smooth
 from phlogiston.training.evaluate.annealing import annealed_weights
-from phlogiston.training.evaluate.pairs import PAIRS, Encoded, chunks_of, insist_positive
+from phlogiston.training.evaluate.pairs import PAIRS, Encoded, chunks_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +61,7 @@ def likelihood(
 
     The draws are those of the guide, or of chains that were annealed from it in ``num_steps`` steps.
     """
-    insist_positive(num_samples=num_samples, repeats=repeats, num_steps=num_steps)
+    positive_int(num_samples=num_samples, repeats=repeats, num_steps=num_steps)
     runs = []
     for own in spawn(seed_sequence(seed), repeats):
         found = (
@@ -117,7 +118,7 @@ class Bound:
 
 def bound(encoded: Encoded, num_samples: int, seed: int | None) -> Bound:
     """The evidence lower bound, datum by datum."""
-    insist_positive(num_samples=num_samples)
+    positive_int(num_samples=num_samples)
     elbo, likely, error = np.empty((3, encoded.count))
     chunks = chunks_of(encoded.count, PAIRS // num_samples)
     for rows, own in zip(chunks, spawn(seed_sequence(seed), len(chunks)), strict=True):

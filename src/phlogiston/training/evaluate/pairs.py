@@ -11,7 +11,7 @@ import torch
 
 from phlogiston.engine.learning.element_terms import ElementTerms
 from phlogiston.engine.program.isolate import as_int, isolated, spawn
-from phlogiston.errors import ModelError, SettingError, UnsupportedModel, problem
+from phlogiston.errors import ModelError, UnsupportedModel, problem
 from phlogiston.model.model import Model, as_input
 from phlogiston.training.amortised.guide import AmortizedGuide
 
@@ -180,10 +180,3 @@ def with_data(model: Model, guide: AmortizedGuide, data: Mapping[str, Any]) -> t
     changed = bare.with_inputs(**fresh) if fresh else bare
     seen = changed.observe(**{name: value for name, value in values.items() if name in sites})
     return seen, guide.at(seen)
-
-
-def insist_positive(**counts: Any) -> None:
-    """Refuse counts that are not whole numbers above zero, by name."""
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SettingError(problem(name, found=repr(value), expected="an integer above zero"))
