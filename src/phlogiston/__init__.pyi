@@ -35,6 +35,9 @@ from phlogiston.inference.infer import MethodInfo as MethodInfo
 from phlogiston.inference.infer import infer as infer
 from phlogiston.inference.infer import load as load
 from phlogiston.inference.infer import methods as methods
+from phlogiston.inference.method import Method as Method
+from phlogiston.inference.method import Needs as Needs
+from phlogiston.inference.method import Result as Result
 from phlogiston.inference.methods.ais import AIS as AIS
 from phlogiston.inference.methods.ais import Sandwich as Sandwich
 from phlogiston.inference.methods.exact import Exact as Exact

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -13,7 +12,7 @@ from typing import Any
 from phlogiston.engine.program.isolate import seed_sequence, uncollected
 from phlogiston.errors import DataFileError, problem, warn
 from phlogiston.inference import registry
-from phlogiston.inference.method import Method
+from phlogiston.inference.method import Method, run_method
 from phlogiston.model.model import Model
 from phlogiston.model.registry import settings_of
 from phlogiston.posterior import checkpoint, storage
@@ -68,12 +67,9 @@ def infer(
     more = {name: value for name, value in more.items() if value is not None}
     _insist_on_chains(chosen, more)
     try:
-        posterior = chosen(model, seed=seed, progress=progress, **more)
+        posterior = run_method(chosen, model, seed=seed, progress=progress, **more)
     except KeyboardInterrupt:  # out of torch's compiler, as a rule, with a hundred frames that nobody asked for
         raise KeyboardInterrupt("infer: stopped before there were draws to keep") from None
-    names: list[str] = [field.name for field in dataclasses.fields(chosen)] if dataclasses.is_dataclass(chosen) else []
-    if posterior.plan is None:  # else they are those of the method that was chosen
-        posterior = replace(posterior, settings={name: _plain(getattr(chosen, name)) for name in names})
     with uncollected():
         findings = posterior.diagnose(thorough=False)
     if findings:
@@ -93,11 +89,6 @@ def _insist_on_chains(method: Method, given: Mapping[str, Any]) -> None:
     if executor is not None and not isinstance(executor, Executor):
         fix = "executor=concurrent.futures.ProcessPoolExecutor(2)"
         raise TypeError(problem("executor", found=repr(executor), expected="a concurrent.futures.Executor", fix=fix))
-
-
-def _plain(value: Any) -> Any:
-    """A setting without the draws that it may hold."""
-    return repr(value) if isinstance(value, (Posterior, Model)) else value
 
 
 def method_of(method: str | Method, settings: dict[str, Any], verb: Callable[..., Any]) -> Method:

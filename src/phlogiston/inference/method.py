@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
 
 from phlogiston.engine.program.repeatable import insist_on_repeatable
 from phlogiston.engine.program.sites import Site, Structure
@@ -13,15 +17,66 @@ from phlogiston.inference import registry
 from phlogiston.inference.starts import STARTS, Start
 from phlogiston.model.model import Model
 from phlogiston.posterior.posterior import Posterior
+from phlogiston.stats.estimate import Estimate
 
 
 class Method(Protocol):
-    """Settings that can be called on a model."""
+    """Settings that can be called on a model; whatever has these two members can be given to ``ph.infer``.
 
-    needs: Needs
+    ``ph.infer`` checks the model against ``needs``, draws the seed, takes the time, and puts the name and the settings
+    of the method (its fields, where it is a dataclass) into the posterior.
 
-    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
-        """The posterior of the model's latents."""
+    Example:
+        >>> from dataclasses import dataclass, field, fields, is_dataclass, replace
+        >>> @dataclass(frozen=True)
+        ... class PriorDraws:
+        ...     num_samples: int = 1000
+        ...     needs = ph.Needs(proper_prior=True)
+        ...     def __call__(self, model, *, seed, progress=True):
+        ...         target = model.target()
+        ...         draws = next(iter(target.propose(self.num_samples, np.random.SeedSequence(seed))))
+        ...         return ph.Result(log_weights=draws.pop("log_weight"), draws=draws)
+        >>> model = ph.Model(lambda: pyro.sample("z", dist.Normal(0.0, 1.0)))
+        >>> ph.infer(model, PriorDraws(num_samples=500), seed=0).draws["z"].shape
+        torch.Size([1, 500])
+        >>> ph.register("method", "prior_draws", PriorDraws)
+        >>> ph.infer(model, "prior_draws", num_samples=200, seed=0).settings
+        {'num_samples': 200}
+        >>> from phlogiston.inference.registry import METHODS
+        >>> METHODS.unregister("prior_draws")
+    """
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs of a model."""
+
+    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Result | Posterior:
+        """Draws of the latents of a model that meets its needs."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """What a method found; ``ph.infer`` makes a ``Posterior`` of it.
+
+    Args:
+        draws: site -> ``[draw, *site shape]``, constrained; ``[chain, draw, *site shape]`` where ``is_chain``.
+        is_chain: whether successive draws depend on each other.
+        log_weights: unnormalised log importance weights ``[draw]``, or None.
+        others: as in ``Posterior``.
+    """
+
+    draws: Mapping[str, torch.Tensor]
+    is_chain: bool = False
+    log_weights: torch.Tensor | None = None
+    stats: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    log_evidence: Estimate | None = None
+    marginals: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    engine: str = ""
+    interrupted: bool = False
+    state: Mapping[str, np.ndarray] = field(default_factory=dict)
+    history: Mapping[str, np.ndarray] = field(default_factory=dict)
+    stop_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +177,42 @@ def require(method: Any, model: Model) -> Model:
         able = registry.methods_for(model.structure)
         raise UnsupportedModel(f"method {registry.name_of(method)!r} cannot treat {unmet}; methods that can: {able}")
     return model
+
+
+def run_method(
+    method: Method, model: Model, *, seed: int | None, progress: bool, resume_from: Posterior | None = None, **more: Any
+) -> Posterior:
+    """Run a method on a model that meets its needs, and note which it was, its settings, its seed and its time.
+
+    A method that runs others, such as ``Auto``, returns a posterior that holds what it has to say.
+    """
+    began = time.perf_counter()
+    model = require(method, model)
+    if resume_from is not None:
+        more["resume_from"] = resume_from
+    result = method(model, seed=seed, progress=progress, **more)
+    names: list[str] = [each.name for each in fields(method)] if is_dataclass(method) else []
+    settings = {name: _plain(getattr(method, name)) for name in names}
+    if isinstance(result, Posterior):
+        return result if result.plan is not None else replace(result, settings=settings)
+    found = {each.name: getattr(result, each.name) for each in fields(result)}
+    if not result.is_chain:  # draws that do not depend on each other are laid out as one chain
+        for name in ("draws", "stats"):
+            found[name] = {site: value.unsqueeze(0) for site, value in found[name].items()}
+        found["log_weights"] = None if result.log_weights is None else result.log_weights.unsqueeze(0)
+    return Posterior(
+        **found,
+        method=registry.name_of(method),
+        settings=settings,
+        model=model,
+        seed=seed if resume_from is None else resume_from.seed,
+        seconds=time.perf_counter() - began + (0.0 if resume_from is None else resume_from.seconds),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A setting without the draws that it may hold."""
+    return repr(value) if isinstance(value, (Posterior, Model)) else value
 
 
 def known_start(initial: Start | Mapping[str, Any]) -> None:

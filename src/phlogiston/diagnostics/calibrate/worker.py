@@ -21,7 +21,7 @@ from phlogiston.engine.program.isolate import as_int, generator, spawn
 from phlogiston.errors import PhlogistonWarning
 from phlogiston.inference.mcmc.batched_nuts import sample_replicates
 from phlogiston.inference.mcmc.nuts import NutsBlock
-from phlogiston.inference.method import Method
+from phlogiston.inference.method import Method, run_method
 from phlogiston.inference.methods.nuts import NUTS
 from phlogiston.model.model import Model
 from phlogiston.posterior.posterior import Posterior
@@ -157,7 +157,8 @@ class Workshop:
     def _posterior(self, data: Values, seed: int) -> Posterior:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PhlogistonWarning)  # counted in ``flagged``
-            return self.job.method(self._model.observe(missing="refuse", **data), seed=seed, progress=False)
+            model = self._model.observe(missing="refuse", **data)
+            return run_method(self.job.method, model, seed=seed, progress=False)
 
     def _quantities(self, part: Simulations, drawn: Values, owner: NDArray[np.int64]) -> tuple[Array, Array]:
         """Truths ``[n, K]`` and draws ``[R, K]`` of every quantity."""

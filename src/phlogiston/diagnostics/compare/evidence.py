@@ -13,7 +13,7 @@ from phlogiston.engine.densities.target import Target
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.errors import UnsupportedModel, one_of, problem
 from phlogiston.inference.mcmc.gibbs import root_of
-from phlogiston.inference.method import Needs
+from phlogiston.inference.method import Needs, run_method
 from phlogiston.inference.methods.importance import Importance
 from phlogiston.model.model import Model
 from phlogiston.posterior.posterior import Posterior
@@ -71,7 +71,7 @@ def evidence(
     model = _model_with_an_evidence(posterior)
     seed = posterior.seed if seed is None else seed
     if method == "importance":
-        found = Importance(proposal=posterior)(model, seed=seed, progress=False).log_evidence
+        found = run_method(Importance(proposal=posterior), model, seed=seed, progress=False).log_evidence
         assert found is not None
         return found
     target = model.target()

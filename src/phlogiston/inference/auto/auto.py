@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from phlogiston.inference import registry
 from phlogiston.inference.auto.facts import Facts
 from phlogiston.inference.auto.rules import steps_of
 from phlogiston.inference.auto.survey import survey
-from phlogiston.inference.method import Needs, require
+from phlogiston.inference.method import Needs, require, run_method
 from phlogiston.model.model import Model
 from phlogiston.model.reparam import reparam
 from phlogiston.posterior.plan import Plan, Step, Trial
@@ -66,7 +65,6 @@ class Auto:
 
     def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
         """Infer; see the class."""
-        model = require(self, model)
         plan = plan_of(model) if self.plan is None else replace(self.plan, trials=(), taken=-1)
         return _followed(plan, model, self.max_steps, seed, progress)
 
@@ -167,9 +165,7 @@ def _taken(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         chosen = reparam(model, seed=seed or 0) if each.rewrite else model
-        posterior = each.method(chosen, seed=seed, progress=progress)
-        names = [setting.name for setting in dataclasses.fields(each.method)]
-        posterior = replace(posterior, settings={name: getattr(each.method, name) for name in names})
+        posterior = run_method(each.method, chosen, seed=seed, progress=progress)
         checks = posterior.diagnose().checks
     report = Diagnosis(tuple(check for check in checks if check.name not in ABOUT_THE_MODEL))
     return posterior, report, caught

@@ -115,7 +115,7 @@ class Task:
 
 
 @dataclass
-class Result:
+class BlockResult:
     """What became of a block."""
 
     drawn: Drawn
@@ -124,7 +124,7 @@ class Result:
     seconds: Mapping[str, float]
 
 
-def run_block(task: Task, report: Report) -> Result:
+def run_block(task: Task, report: Report) -> BlockResult:
     """Prepare, warm up and sample one block."""
     began = time.perf_counter()
     target: Target = task.model.target(task.engine, task.dtype)
@@ -141,10 +141,10 @@ def run_block(task: Task, report: Report) -> Result:
         "seconds_warming_up": warm - prepared,
         "seconds_sampling": time.perf_counter() - warm,
     }
-    return Result(drawn, state, density.engine, seconds)
+    return BlockResult(drawn, state, density.engine, seconds)
 
 
-def run_blocks(tasks: Sequence[Task], executor: Executor | None, *, label: str, progress: bool) -> list[Result]:
+def run_blocks(tasks: Sequence[Task], executor: Executor | None, *, label: str, progress: bool) -> list[BlockResult]:
     """Every block, in order; by the executor if there is one.
 
     Raises:
@@ -158,8 +158,8 @@ def run_blocks(tasks: Sequence[Task], executor: Executor | None, *, label: str, 
         return _by_executor(tasks, executor, bar, warmup)
 
 
-def _in_turn(tasks: Sequence[Task], bar: Any, label: str, warmup: int) -> list[Result]:
-    results: list[Result] = []
+def _in_turn(tasks: Sequence[Task], bar: Any, label: str, warmup: int) -> list[BlockResult]:
+    results: list[BlockResult] = []
     diverged = 0
     for task in tasks:
         done, until = 0, task.chains * warmup
@@ -218,7 +218,7 @@ def _without_model(task: Task) -> Callable[..., Task]:
     return functools.partial(Task, **named)
 
 
-def _by_executor(tasks: Sequence[Task], executor: Executor, bar: Any, warmup: int) -> list[Result]:
+def _by_executor(tasks: Sequence[Task], executor: Executor, bar: Any, warmup: int) -> list[BlockResult]:
     """Results in the order of the tasks; after Ctrl-C those of blocks that had begun to sample."""
     model = cloudpickle.dumps(tasks[0].model)
     with tempfile.TemporaryDirectory(prefix="phlogiston-") as folder:
@@ -263,7 +263,7 @@ def _lost(futures: Mapping[Future[Any], Task], processes: Sequence[Any]) -> Work
     )
 
 
-def equal_lengths(results: Sequence[Result]) -> list[Result]:
+def equal_lengths(results: Sequence[BlockResult]) -> list[BlockResult]:
     """Blocks cut to one length; a block that has hardly begun is left out rather than cutting the others to it."""
     lengths = [int(result.drawn.counts.min()) for result in results]
     length = max(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from phlogiston.errors import SettingError, problem
 from phlogiston.inference import registry
 from phlogiston.inference.improper import refuse_improper
 from phlogiston.inference.mcmc.blocks import (
-    Result,
+    BlockResult,
     Sampler,
     Setup,
     State,
@@ -27,7 +26,7 @@ from phlogiston.inference.mcmc.blocks import (
     run_blocks,
     seeds_of,
 )
-from phlogiston.inference.method import require
+from phlogiston.inference.method import Result
 from phlogiston.model.model import Model
 from phlogiston.posterior.compatibility import mismatch
 from phlogiston.posterior.posterior import Posterior
@@ -85,10 +84,9 @@ def run_chains(
     progress: bool,
     executor: Executor | None,
     resume_from: Posterior | None,
-) -> Posterior:
-    """Run (or go on with) all chains in blocks and make a posterior of their draws."""
-    began = time.perf_counter()
-    model, name = require(method, model), registry.name_of(method)
+) -> Result:
+    """Run (or go on with) all chains in blocks and join their draws."""
+    name = registry.name_of(method)
     states = None if resume_from is None else _states(model, resume_from, name, plan)
     if resume_from is not None:
         seed = resume_from.seed
@@ -108,15 +106,11 @@ def run_chains(
     }
     if resume_from is not None:
         stats = {key: torch.cat([resume_from.stats[key].to(value.dtype), value], 1) for key, value in stats.items()}
-    return Posterior(
+    return Result(
         draws=plan.to_values(target, u, recovering, {} if resume_from is None else resume_from.draws),
         stats=stats,
         is_chain=True,
         figures=_figures(stats, results),
-        method=name,
-        model=model,
-        seed=seed,
-        seconds=time.perf_counter() - began + (0.0 if resume_from is None else resume_from.seconds),
         engine=results[0].engine,
         interrupted=any(result.drawn.interrupted for result in results) or len(results) < len(tasks),
         state={f"{i}/{key}": array for i, result in enumerate(results) for key, array in result.state.items()},
@@ -160,7 +154,7 @@ def _tasks(
     ]
 
 
-def _figures(stats: Mapping[str, torch.Tensor], results: list[Result]) -> dict[str, float]:
+def _figures(stats: Mapping[str, torch.Tensor], results: list[BlockResult]) -> dict[str, float]:
     figures = {"acceptance_rate": float(stats["acceptance_rate"].mean())}
     if "n_steps" in stats:
         figures["gradients"] = float(stats["n_steps"].sum())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -17,11 +16,10 @@ from phlogiston.engine.densities.tempered import Tempered
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import UnsupportedModel, one_of, positive_int, problem
-from phlogiston.inference.method import Needs, require
+from phlogiston.inference.method import Needs, Result, require
 from phlogiston.inference.particles.tempering import Annealing, Move, Walkers, from_the_prior, looked_at, seeds_for
 from phlogiston.inference.particles.weighted import values_of
 from phlogiston.model.model import Model
-from phlogiston.posterior.posterior import Posterior
 from phlogiston.stats.estimate import Estimate
 from phlogiston.stats.weights import effective_sample_size, log_mean_at_least, log_mean_exp, pareto_smooth
 
@@ -138,10 +136,8 @@ class AIS:
         one_of(("hmc", "mh"), moves=self.moves)
         one_of(TIERS, engine=self.engine)
 
-    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
+    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Result:
         """Infer; see the class."""
-        began = time.perf_counter()
-        model = require(self, model)
         target = model.target(self.engine)
         starting, moving, recovering, piloting = seeds_for(seed)
         path = self._path(target)
@@ -150,9 +146,9 @@ class AIS:
         walkers, weights, rate = self._forwards(path, walkers, ladder, generator(moving), progress)
         values = values_of(target, torch.from_numpy(np.ascontiguousarray(walkers.u.T)), recovering)
         evidence = log_mean_exp(weights)
-        return Posterior(
-            draws={name: value.unsqueeze(0) for name, value in values.items()},
-            log_weights=torch.from_numpy(weights).unsqueeze(0),
+        return Result(
+            draws=values,
+            log_weights=torch.from_numpy(weights),
             log_evidence=Estimate(evidence.value, evidence.se),
             figures={
                 "pareto_k": pareto_smooth(weights)[1],
@@ -161,10 +157,6 @@ class AIS:
                 "acceptance_rate": rate,
                 "gradients": float(path.evaluations),
             },
-            method="ais",
-            model=model,
-            seed=seed,
-            seconds=time.perf_counter() - began,
             engine=path.engine,
         )
 

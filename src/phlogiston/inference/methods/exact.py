@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
 from phlogiston.engine.program.isolate import seed_sequence
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import ImpossibleEvidence, UnsupportedModel, one_of, positive_int
-from phlogiston.inference.method import Needs, require
+from phlogiston.inference.method import Needs, Result
 from phlogiston.model.model import Model
-from phlogiston.posterior.posterior import Posterior
 from phlogiston.stats.estimate import Estimate
 
 
@@ -59,10 +57,8 @@ class Exact:
         positive_int(num_samples=self.num_samples, max_table=self.max_table)
         one_of(TIERS, engine=self.engine)
 
-    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
+    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Result:
         """Infer; see the class."""
-        began = time.perf_counter()
-        model = require(self, model)
         target = model.target(self.engine)
         size = target.table_size()
         if size > self.max_table:
@@ -78,14 +74,10 @@ class Exact:
                 "program the observations cannot happen; check the data against the program's supports"
             )
         draws = target.enumerate_draws(self.num_samples, seed_sequence(seed))
-        return Posterior(
-            draws={name: value.unsqueeze(0) for name, value in draws.items()},
+        return Result(
+            draws=draws,
             log_evidence=Estimate(float(log_evidence), 0.0, "exact"),
             marginals=marginals,
             figures={"largest_table": float(size)},
-            method="exact",
-            model=model,
-            seed=seed,
-            seconds=time.perf_counter() - began,
             engine=target.engine_of("discretes"),
         )

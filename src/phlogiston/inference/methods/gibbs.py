@@ -11,7 +11,7 @@ from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import non_negative_int, one_of, positive_int
 from phlogiston.inference.mcmc.gibbs import GibbsBlock, on_all_latents, values_of_all
 from phlogiston.inference.mcmc.run import Plan, run_chains
-from phlogiston.inference.method import Needs, known_start
+from phlogiston.inference.method import Needs, Result, known_start
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
 from phlogiston.posterior.posterior import Posterior
@@ -98,7 +98,7 @@ class Gibbs:
         progress: bool = True,
         executor: Executor | None = None,
         resume_from: Posterior | None = None,
-    ) -> Posterior:
+    ) -> Result:
         """Infer; see the class."""
         blocks = None if self.blocks is None else tuple(tuple(block) for block in self.blocks)
         sampler = GibbsBlock(num_warmup=self.num_warmup, sweeps=self.num_steps, blocks=blocks)

@@ -19,7 +19,7 @@ from phlogiston.errors import (
 from phlogiston.inference.mcmc.adaptation import MassMatrix
 from phlogiston.inference.mcmc.hmc import HmcBlock
 from phlogiston.inference.mcmc.run import DTYPES, Plan, run_chains
-from phlogiston.inference.method import Needs, known_start
+from phlogiston.inference.method import Needs, Result, known_start
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
 from phlogiston.posterior.posterior import Posterior
@@ -112,7 +112,7 @@ class HMC:
         progress: bool = True,
         executor: Executor | None = None,
         resume_from: Posterior | None = None,
-    ) -> Posterior:
+    ) -> Result:
         """Infer; see the class."""
         sampler = HmcBlock(
             num_warmup=self.num_warmup,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -14,7 +13,7 @@ from tqdm.auto import tqdm
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import SettingError, one_of, positive, positive_int
-from phlogiston.inference.method import Needs, require
+from phlogiston.inference.method import Needs, Result
 from phlogiston.inference.particles.checked import checked
 from phlogiston.inference.particles.proposals import Proposal, from_posterior, from_prior, from_program
 from phlogiston.model.model import Model
@@ -85,10 +84,8 @@ class Importance:
                 f"proposal: found {self.proposal!r}; expected 'prior', a program, a Model or a Posterior"
             )
 
-    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
+    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Result:
         """Infer; see the class."""
-        began = time.perf_counter()
-        model = require(self, model)
         proposal = self._proposal(model)
         drawing, resampling = spawn(seed, 2)
         keep = self.num_particles <= self.max_draws
@@ -105,15 +102,11 @@ class Importance:
         if not keep:
             picked = systematic_resample(smoothed, self.max_draws, generator(resampling))
             draws = self._second_pass(proposal, drawing, picked, progress)
-        return Posterior(
-            draws={name: value.unsqueeze(0) for name, value in draws.items()},
-            log_weights=torch.from_numpy(log_weights).unsqueeze(0) if keep else None,
+        return Result(
+            draws=draws,
+            log_weights=torch.from_numpy(log_weights) if keep else None,
             log_evidence=Estimate(evidence.value, evidence.se),
             figures=figures,
-            method="importance",
-            model=model,
-            seed=seed,
-            seconds=time.perf_counter() - began,
             engine=proposal.engine(),
         )
 

@@ -24,7 +24,7 @@ from phlogiston.inference.mcmc.gibbs import GibbsBlock, can_be_summed_out, on_al
 from phlogiston.inference.mcmc.independence import IndependenceBlock, OnPool, Source
 from phlogiston.inference.mcmc.random_walk import WalkBlock, on_the_marginal
 from phlogiston.inference.mcmc.run import Plan, run_chains
-from phlogiston.inference.method import Needs, known_start, require
+from phlogiston.inference.method import Needs, Result, known_start, require
 from phlogiston.inference.particles.proposals import from_posterior, from_prior, from_program
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
@@ -144,7 +144,7 @@ class MH:
         progress: bool = True,
         executor: Executor | None = None,
         resume_from: Posterior | None = None,
-    ) -> Posterior:
+    ) -> Result:
         """Infer; see the class."""
         sampler, setup, to_values = self._kind(model)
         more = {} if to_values is None else {"to_values": to_values}

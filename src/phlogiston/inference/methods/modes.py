@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,14 +15,13 @@ from phlogiston.engine.densities.target import Target
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import ConvergenceWarning, one_of, positive_int, warn
-from phlogiston.inference.method import Needs, known_start, require
+from phlogiston.inference.method import Needs, Result, known_start
 from phlogiston.inference.optimise.curvature import at_mode
 from phlogiston.inference.optimise.lbfgs import Evaluate, Paths, climb_paths
 from phlogiston.inference.optimise.pathfinding import evaluated, spread_points
 from phlogiston.inference.particles.weighted import values_of, weighted
 from phlogiston.inference.starts import Start, proposal
 from phlogiston.model.model import Model
-from phlogiston.posterior.posterior import Posterior
 
 _LEVEL = 1e-3  # a gradient, relative to the log density, at which a point counts as a top
 _FAR = 1e4  # a mode that lies so far out on the unconstrained scale lies at its end
@@ -104,23 +102,17 @@ class MAP:
         one_of(TIERS, engine=self.engine)
         known_start(self.initial)
 
-    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
+    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Result:
         """Infer; see the class."""
-        began = time.perf_counter()
-        model = require(self, model)
         target = model.target(self.engine)
         starting, discrete = spawn(seed, 2)
         evaluate = evaluated(target) if self.jacobian else _without_jacobian(target)
         paths = _climbed(target, evaluate, self.initial, starting, self.num_starts, self.max_steps)
         point, figures, reason = _top(target, paths)
         values = values_of(target, torch.from_numpy(point[None].copy()), discrete)
-        return Posterior(
-            draws={name: value.unsqueeze(0) for name, value in values.items()},
+        return Result(
+            draws=values,
             figures=figures,
-            method="map",
-            model=model,
-            seed=seed,
-            seconds=time.perf_counter() - began,
             engine=target.engine_of("density_and_grad" if self.jacobian else "joint_and_grad"),
             history={"log_density": paths.values[:, paths.best]},
             stop_reason=reason,
@@ -176,10 +168,8 @@ class Laplace:
         one_of(TIERS, engine=self.engine)
         known_start(self.initial)
 
-    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
+    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Result:
         """Infer; see the class."""
-        began = time.perf_counter()
-        model = require(self, model)
         target = model.target(self.engine)
         starting, drawing, discrete = spawn(seed, 3)
         evaluate = evaluated(target)
@@ -199,12 +189,8 @@ class Laplace:
         volume = normal.half_log_det + 0.5 * target.dim * math.log(2.0 * math.pi)
         figures["laplace_evidence"] = figures["log_density"] + volume
         made["figures"] |= figures
-        return Posterior(
+        return Result(
             **made,
-            method="laplace",
-            model=model,
-            seed=seed,
-            seconds=time.perf_counter() - began,
             engine=target.engine_of("density_and_grad"),
             history={"log_density": paths.values[:, paths.best]},
             stop_reason=reason,

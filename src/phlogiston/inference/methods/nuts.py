@@ -13,7 +13,7 @@ from phlogiston.inference.mcmc import precompile
 from phlogiston.inference.mcmc.adaptation import MassMatrix
 from phlogiston.inference.mcmc.nuts import NutsBlock
 from phlogiston.inference.mcmc.run import DTYPES, Plan, run_chains
-from phlogiston.inference.method import Needs, known_start
+from phlogiston.inference.method import Needs, Result, known_start
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
 from phlogiston.posterior.posterior import Posterior
@@ -98,7 +98,7 @@ class NUTS:
         progress: bool = True,
         executor: Executor | None = None,
         resume_from: Posterior | None = None,
-    ) -> Posterior:
+    ) -> Result:
         """Infer; see the class."""
         sampler = NutsBlock(
             num_warmup=self.num_warmup,

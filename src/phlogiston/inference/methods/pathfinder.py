@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,12 +12,11 @@ import torch
 from phlogiston.engine.program.isolate import spawn
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import one_of, positive_int
-from phlogiston.inference.method import Needs, known_start, require
+from phlogiston.inference.method import Needs, Result, known_start
 from phlogiston.inference.optimise.pathfinding import find, resampled, spread_points
 from phlogiston.inference.particles.weighted import values_of, weighted
 from phlogiston.inference.starts import Start, proposal
 from phlogiston.model.model import Model
-from phlogiston.posterior.posterior import Posterior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +72,8 @@ class Pathfinder:
         one_of(TIERS, engine=self.engine)
         known_start(self.initial)
 
-    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
+    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Result:
         """Infer; see the class."""
-        began = time.perf_counter()
-        model = require(self, model)
         target = model.target(self.engine)
         starting, finding, picking, discrete = spawn(seed, 4)
         propose = proposal(target, self.initial, self.num_paths)
@@ -94,15 +90,11 @@ class Pathfinder:
         made = weighted(target, values_of(target, u, discrete), torch.from_numpy(found.log_p - found.log_q))
         if self.resample:
             kept = torch.from_numpy(resampled(found, self.num_samples, picking))
-            made["draws"] = {name: value.unsqueeze(0) for name, value in values_of(target, kept, discrete).items()}
+            made["draws"] = values_of(target, kept, discrete)
             made["log_weights"] = None
         made["figures"]["paths"] = float(len(found.normals))
-        return Posterior(
+        return Result(
             **made,
-            method="pathfinder",
-            model=model,
-            seed=seed,
-            seconds=time.perf_counter() - began,
             engine=target.engine_of("density_and_grad"),
             history={"elbo": np.sort(found.elbos)},
         )

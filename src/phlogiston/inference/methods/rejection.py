@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -28,11 +27,10 @@ from phlogiston.errors import (
     problem,
     warn,
 )
-from phlogiston.inference.method import Needs, require
+from phlogiston.inference.method import Needs, Result
 from phlogiston.inference.particles.checked import checked
 from phlogiston.inference.particles.rejection import Accepted, likelihood_bound
 from phlogiston.model.model import Model
-from phlogiston.posterior.posterior import Posterior
 from phlogiston.stats.estimate import Estimate
 
 Values = dict[str, torch.Tensor]
@@ -104,10 +102,8 @@ class Rejection:
             if value is not None:
                 positive(tolerance=value)
 
-    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
+    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Result:
         """Infer; see the class."""
-        began = time.perf_counter()
-        model = require(self, model)
         target = model.target(self.engine)
         finding, drawing, accepting = spawn(seed, 3)
         simulates = self.tolerance is not None or self.likelihood_bound == "match"
@@ -128,18 +124,14 @@ class Rejection:
             )
         self._report(accepted, simulates)
         values = accepted.values(self.num_samples)
-        return Posterior(
-            draws={name: value.unsqueeze(0) for name, value in values.items()},
+        return Result(
+            draws=values,
             log_evidence=self._evidence(accepted) if self.tolerance is None else None,
             figures={
                 "acceptance_rate": accepted.rate,
                 "attempts": float(accepted.attempts),
                 **({} if simulates else {"log_likelihood_bound": accepted.bound}),
             },
-            method="rejection",
-            model=model,
-            seed=seed,
-            seconds=time.perf_counter() - began,
             engine=target.engine_of("simulate:" if simulates else "propose"),
         )
 

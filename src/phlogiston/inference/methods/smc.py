@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -15,11 +14,10 @@ from tqdm.auto import tqdm
 from phlogiston.engine.program.isolate import generator
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import ImpossibleEvidence, SettingError, one_of, open_unit_interval, positive_int, problem
-from phlogiston.inference.method import Needs, require
+from phlogiston.inference.method import Needs, Result
 from phlogiston.inference.particles.tempering import Annealing, Stage, from_the_prior, seeds_for
 from phlogiston.inference.particles.weighted import values_of
 from phlogiston.model.model import Model
-from phlogiston.posterior.posterior import Posterior
 from phlogiston.stats.estimate import Estimate
 
 _STAGES_EXPECTED, _LEAPFROGS_EXPECTED = 8, 3
@@ -94,10 +92,8 @@ class SMC:
             fix = f"num_particles={max(2, round(self.num_particles / unit)) * unit}"
             raise SettingError(problem("num_particles", found=found, expected="a multiple, at least twice", fix=fix))
 
-    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
+    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Result:
         """Infer; see the class."""
-        began = time.perf_counter()
-        model = require(self, model)
         target = model.target(self.engine)
         starting, moving, recovering, _ = seeds_for(seed)
         rows = self.num_particles // (self.num_steps if self.waste_free else 1)
@@ -117,7 +113,7 @@ class SMC:
         u = torch.from_numpy(np.ascontiguousarray(walkers.u.T))
         shape = (self.num_chains, -1)
         values = values_of(target, u, recovering)
-        return Posterior(
+        return Result(
             draws={name: value.reshape(*shape, *value.shape[1:]) for name, value in values.items()},
             stats={
                 "lp": torch.from_numpy(walkers.value(1.0).reshape(shape)),
@@ -132,10 +128,6 @@ class SMC:
                 "gradients": float(path.evaluations),
                 "step_size": stages[-1].move.step_size,
             },
-            method="smc",
-            model=model,
-            seed=seed,
-            seconds=time.perf_counter() - began,
             engine=path.engine,
         )
 

@@ -12,12 +12,12 @@ from phlogiston.engine.program.plates import data_plate
 from phlogiston.engine.trace import devices
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import SettingError, did_you_mean, non_negative_int, one_of, positive, positive_int, problem
-from phlogiston.inference.method import Needs, known_start, require
+from phlogiston.inference.method import Needs, Result, known_start
 from phlogiston.inference.methods.modes import Laplace
 from phlogiston.inference.starts import Start
-from phlogiston.inference.variational.flat import flat_posterior
+from phlogiston.inference.variational.flat import fit_flat
 from phlogiston.inference.variational.learned import GuideFamily
-from phlogiston.inference.variational.posterior import learned_posterior
+from phlogiston.inference.variational.posterior import fit_learned
 from phlogiston.inference.variational.training import fitted
 from phlogiston.model.model import Model
 from phlogiston.posterior.posterior import Posterior
@@ -175,7 +175,7 @@ class SVI:
             )
         )
 
-    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Posterior:
+    def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Result | Posterior:
         """Infer; see the class."""
         if self.guide == "laplace" and self.batch_size is None:
             laplace = Laplace(num_samples=self.num_samples, initial=self.initial, engine=self.engine)
@@ -184,13 +184,11 @@ class SVI:
             return replace(self, batch_size=batch)(model, seed=seed, progress=progress)
         if (learning := self._of_networks()) is not None and not split_of(model, learning.guide.plate).rest:
             count, seed = self.num_samples, secrets.randbits(32) if seed is None else seed
-            return fitting.infer_amortised(
-                learning, require(self, model), seed=seed, progress=progress, num_samples=count
-            )
+            return fitting.infer_amortised(learning, model, seed=seed, progress=progress, num_samples=count)
         self._refuse_device()
         if isinstance(self.guide, str) and self.batch_size is None and self.dtype != "float32":
-            return flat_posterior(self, model, seed, progress)
-        return learned_posterior(self, model, seed, progress)
+            return fit_flat(self, model, seed, progress)
+        return fit_learned(self, model, seed, progress)
 
     def fit(
         self,

@@ -46,8 +46,8 @@ def weighted(target: Target, values: Values, log_weights: torch.Tensor, *, lenie
     figures = {"pareto_k": khat, "ess": effective_sample_size(flat), "num_particles": float(flat.size)}
     figures |= figures_of(flat, log_joint.double().numpy(), log_prior.double().numpy())
     return {
-        "draws": {name: value.unsqueeze(0) for name, value in values.items()},
-        "log_weights": torch.from_numpy(flat).unsqueeze(0),
+        "draws": values,
+        "log_weights": torch.from_numpy(flat),
         "log_evidence": Estimate(evidence.value, evidence.se),
         "figures": figures,
     }

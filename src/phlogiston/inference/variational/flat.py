@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,12 @@ import torch
 from phlogiston.engine.densities.target import Target
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.inference.improper import refuse_improper
-from phlogiston.inference.method import require
+from phlogiston.inference.method import Result
 from phlogiston.inference.particles.weighted import values_of, weighted
 from phlogiston.inference.starts import first_point
 from phlogiston.inference.variational.learned import PARTICLES
-from phlogiston.inference.variational.results import explained, posterior_of, schedule_of
+from phlogiston.inference.variational.results import explained, result_of, schedule_of
 from phlogiston.model.model import Model
-from phlogiston.posterior.posterior import Posterior
 from phlogiston.training.bounds import bound_and_gradient
 from phlogiston.training.guides import Guide
 from phlogiston.training.loop import Objective, climb
@@ -30,10 +28,8 @@ Values = dict[str, torch.Tensor]
 Tensors = tuple[torch.Tensor, ...]
 
 
-def flat_posterior(settings: SVI, model: Model, seed: int | None, progress: bool) -> Posterior:
+def fit_flat(settings: SVI, model: Model, seed: int | None, progress: bool) -> Result:
     """Fit a guide by name to the density on the unconstrained scale."""
-    began = time.perf_counter()
-    model = require(settings, model)
     target = model.target(settings.engine)
     starting, climbing, drawing, discrete = spawn(seed, 4)
     refuse_improper(model, target, starting)
@@ -52,14 +48,14 @@ def flat_posterior(settings: SVI, model: Model, seed: int | None, progress: bool
     noise = torch.from_numpy(generator(drawing).standard_normal((guide.width, settings.num_samples)))
     if guide.name == "delta":
         point = values_of(target, params["loc"][None], discrete)
-        made: dict[str, Any] = {"draws": {name: value.unsqueeze(0) for name, value in point.items()}, "figures": {}}
-        return posterior_of(made, model, found, {"guide/loc": params["loc"]}, seed, began)
+        made: dict[str, Any] = {"draws": point, "figures": {}}
+        return result_of(made, found, {"guide/loc": params["loc"]})
     with torch.no_grad():
         points, log_q = guide.drawn(params, noise)
     u = points.mT.contiguous()
     log_weights = target.log_density(u) - log_q
     made = weighted(target, values_of(target, u, discrete), log_weights, lenient=found.bad_step is not None)
-    return posterior_of(made, model, found, {f"guide/{k}": v for k, v in params.items()}, seed, began)
+    return result_of(made, found, {f"guide/{k}": v for k, v in params.items()})
 
 
 def _objective(settings: SVI, guide: Guide, target: Target) -> Objective:

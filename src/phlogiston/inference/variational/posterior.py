@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import torch
 
 from phlogiston.engine.learning.elbo_terms import Learning
 from phlogiston.engine.program.isolate import spawn
-from phlogiston.inference.method import require
+from phlogiston.inference.method import Result
 from phlogiston.inference.particles.weighted import weighted
 from phlogiston.inference.variational.learned import learn
-from phlogiston.inference.variational.results import posterior_of
+from phlogiston.inference.variational.results import result_of
 from phlogiston.model.model import Model
-from phlogiston.posterior.posterior import Posterior
 from phlogiston.training.elbo import guide_draws
 
 if TYPE_CHECKING:
     from phlogiston.inference.methods.svi import SVI
 
 
-def learned_posterior(settings: SVI, model: Model, seed: int | None, progress: bool) -> Posterior:
+def fit_learned(settings: SVI, model: Model, seed: int | None, progress: bool) -> Result:
     """Fit any guide by the terms of the ELBO, minibatch by minibatch; the program's parameters stay as they are."""
-    began = time.perf_counter()
-    model = require(settings, model)
     dtype = torch.float32 if settings.dtype == "float32" else torch.float64
     fitting, drawing, discrete = spawn(seed, 3)
     learned = learn(settings, model, int(fitting.generate_state(1)[0]), progress=progress, dtype=dtype, hold=True)
@@ -39,4 +35,4 @@ def learned_posterior(settings: SVI, model: Model, seed: int | None, progress: b
         values = {**values, **target.deterministics(values)}
     made = weighted(target, values, log_weights.double(), lenient=learned.found.bad_step is not None)
     kept = {f"guide/{name}": value for name, value in {**learned.unconstrained, **learned.params}.items()}
-    return posterior_of(made, model, learned.found, kept, seed, began)
+    return result_of(made, learned.found, kept)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from phlogiston.model.model import Model
-from phlogiston.posterior.posterior import Posterior
+from phlogiston.inference.method import Result
 from phlogiston.training.loop import Climb, Schedule
 
 if TYPE_CHECKING:
@@ -47,17 +45,11 @@ def explained(found: Climb, where: Callable[[], str]) -> Climb:
     return replace(found, stop_reason=f"{found.stop_reason}; the last finite parameters are kept. {where()}")
 
 
-def posterior_of(
-    made: dict[str, Any], model: Model, found: Climb, params: Values, seed: int | None, began: float
-) -> Posterior:
-    """The posterior, with what the fit says of itself."""
+def result_of(made: dict[str, Any], found: Climb, params: Values) -> Result:
+    """The draws, with what the fit says of itself."""
     made["figures"] |= {"converged": float(found.converged), "steps": float(found.steps)}
-    return Posterior(
+    return Result(
         **made,
-        method="svi",
-        model=model,
-        seed=seed,
-        seconds=time.perf_counter() - began,
         engine=found.engine,
         interrupted=found.interrupted,
         history=history_of(found),
