@@ -9,6 +9,8 @@ from phlogiston.diagnostics.compare.generators import GeneratorComparison as Gen
 from phlogiston.diagnostics.compare.generators import compare_generators as compare_generators
 from phlogiston.diagnostics.compare.models import Comparison as Comparison
 from phlogiston.diagnostics.compare.models import compare as compare
+from phlogiston.diagnostics.subject import Diagnostic as Diagnostic
+from phlogiston.diagnostics.subject import Subject as Subject
 from phlogiston.engine.densities.target import Target as Target
 from phlogiston.engine.program.sites import Site as Site
 from phlogiston.errors import AmortisationWarning as AmortisationWarning

@@ -19,6 +19,7 @@ from torch import nn
 import phlogiston as ph
 from phlogiston.diagnostics.checks.gan import check_distance, check_game
 from phlogiston.training.adversarial import alarms
+from phlogiston.training.adversarial.alarms import Alarm
 from phlogiston.training.adversarial.losses import LOSSES
 from phlogiston.training.adversarial.monitor import Schedule, calibration_error, centres, occupied, split
 from phlogiston.training.fitted import Fitted
@@ -231,9 +232,9 @@ def test_a_page_shows_the_game(tmp_path: Path, healthy: Fitted) -> None:
 
 
 def test_findings_of_a_game() -> None:
-    assert check_game([], 1).outcome == "none at the end, 1 before"
-    assert check_game(["critic wins, from step 9 on: ..."], 0).state == "caution"
-    assert check_game(["mode collapse, from step 9 on: ..."], 0).state == "do not use"
+    assert check_game([Alarm(kind="critic wins", since=3, number=0.99, until=5)]).outcome == "none at the end, 1 before"
+    assert check_game([Alarm(kind="critic wins", since=9, number=0.99)]).state == "caution"
+    assert check_game([Alarm(kind="mode collapse", since=9, number=0.5)]).state == "do not use"
     distances = np.array([0.5, 0.1, 0.3])
     assert check_distance(distances, 0.15).state == "fine"
     assert check_distance(distances, 0.3).state == "caution"

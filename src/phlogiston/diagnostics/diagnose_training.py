@@ -16,6 +16,7 @@ from phlogiston.diagnostics.checks.variational import check_ending, check_rest
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.errors import PhlogistonWarning, UnsupportedModel
 from phlogiston.posterior.verdict import Check, Diagnosis, Finding, failed, skipped
+from phlogiston.training.adversarial.alarms import Alarm
 from phlogiston.training.fitted import Fitted
 
 Array = NDArray[Any]
@@ -49,8 +50,7 @@ def judge_training(fitted: Fitted) -> Diagnosis:
 
 def _of_game(fitted: Fitted) -> Iterator[Check]:
     yield _finite(fitted)
-    told = [text for text in fitted.warnings if "on:" in text]
-    yield check_game(told, len(fitted.warnings) - len(told))
+    yield check_game([Alarm(**alarm) for alarm in fitted.state["alarms"]])
     distances = np.asarray(fitted.history.get("check_distance", ()), dtype=float)
     yield check_distance(distances, float(fitted.figures.get("distance", np.nan)))
     data, draws = (fitted.state[name].double().numpy() for name in ("data", "draws"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from phlogiston.stats.weights import pareto_smooth
 if TYPE_CHECKING:
     import pandas as pd
 
+    from phlogiston.diagnostics.subject import Diagnostic
     from phlogiston.report.plots import Plots
 
 Draws = Mapping[str, torch.Tensor]
@@ -322,7 +323,7 @@ class Posterior:
             values = values[..., ~known.missing.events(known.event_dim).numpy()]
         return loo(values, None if self.log_weights is None else self.log_weights.numpy())
 
-    def diagnose(self, *, thorough: bool = True) -> Diagnosis:
+    def diagnose(self, *, thorough: bool = True, extra: Iterable[str | Diagnostic] = ()) -> Diagnosis:
         r"""Whether to believe these draws: every check with its number and limit, and a verdict.
 
         R-hat 1.01, ESS 100 a chain, divergences with where they happen, tree depth, E-BFMI 0.3, acceptance, stuck
@@ -331,13 +332,14 @@ class Posterior:
 
         Args:
             thorough: whether the model is evaluated too; ``infer`` warns of the rest by itself.
+            extra: further diagnostics: objects with the two methods of ``ph.Diagnostic``.
 
         Returns:
             the findings, the gravest first, in a ``Diagnosis`` that is empty where nothing is wrong.
         """
         from phlogiston.diagnostics.diagnose import judge
 
-        return judge(self, thorough=thorough)
+        return judge(self, thorough=thorough, extra=extra)
 
     def summary(self, sites: str | tuple[str, ...] | None = None) -> pd.DataFrame:
         """A row a component: mean, sd, their Monte Carlo errors, quantiles, and for chains ESS and R-hat.

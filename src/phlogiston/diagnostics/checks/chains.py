@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,21 +29,48 @@ _LOCATED = 5  # fewer divergences say nothing about where they happen
 _SEPARATED = 0.7
 
 
-def checks_of_chains(draws: Mapping[str, Array], stats: Mapping[str, Array], labels: Labels) -> list[Check]:
+@dataclass(frozen=True)
+class Remedies:
+    """What can be done about chains that fail a check, in the settings of the method that ran them.
+
+    Args:
+        recentre: how to reparameterise the hierarchy of the model; "" where nothing is centred.
+        settle: how to bring the chains closer to their stationary distribution.
+        longer: how to get more draws.
+    """
+
+    recentre: str = "write the hierarchy non-centred"
+    settle: str = "raise num_warmup and num_samples"
+    longer: str = "raise num_samples"
+
+    def recentre_or(self, other: str) -> str:
+        """The reparameterisation, where there is one, or something else."""
+        return f"{self.recentre}, or {other}" if self.recentre else other
+
+
+PARTICLES = Remedies(settle="raise num_particles or num_steps", longer="raise num_particles or num_steps")
+
+
+def checks_of_chains(
+    draws: Mapping[str, Array], stats: Mapping[str, Array], labels: Labels, remedies: Remedies
+) -> list[Check]:
     """Divergences, tree depth, energy, R-hat and effective sample sizes.
 
     Args:
         draws: site -> ``[chain, draw, ...]``.
         stats: ArviZ's ``sample_stats`` names -> ``[chain, draw]``.
         labels: site and shape -> what each position of each dimension is called.
+        remedies: what to advise where a check fails.
     """
-    return [*_of_stats(draws, stats, labels), *_of_draws(draws, labels)]
+    return [*_of_stats(draws, stats, labels, remedies), *_of_draws(draws, labels, remedies)]
 
 
-def _of_stats(draws: Mapping[str, Array], stats: Mapping[str, Array], labels: Labels) -> list[Check]:
+def _of_stats(
+    draws: Mapping[str, Array], stats: Mapping[str, Array], labels: Labels, remedies: Remedies
+) -> list[Check]:
     checks = []
     if "diverging" in stats:
-        checks.append(_divergences(draws, stats["diverging"].astype(bool), labels))
+        checks.append(_divergences(draws, stats["diverging"].astype(bool), labels, remedies))
     if "reached_max_treedepth" in stats:
         share = float(stats["reached_max_treedepth"].mean(axis=1).max())
         checks.append(Check("tree depth", f"{share:.0%} of trees are as large as allowed, limit {TREEDEPTH_SHARE:.0%}"))
@@ -56,16 +84,16 @@ def _of_stats(draws: Mapping[str, Array], stats: Mapping[str, Array], labels: La
             )
             checks[-1] = failed("tree depth", finding)
     if "energy" in stats and stats["energy"].shape[1] >= 10:
-        checks.append(_energy(float(arviz.bfmi(stats["energy"]).min())))
+        checks.append(_energy(float(arviz.bfmi(stats["energy"]).min()), remedies))
     return checks
 
 
-def _energy(lowest: float) -> Check:
+def _energy(lowest: float, remedies: Remedies) -> Check:
     if not lowest < BFMI_LIMIT:
         return Check("energy", f"E-BFMI {lowest:.2f}, limit {BFMI_LIMIT}")
     finding = Finding(
         f"E-BFMI is {lowest:.2f} (limit {BFMI_LIMIT})",
-        "write the hierarchy non-centred, or what has heavy tails otherwise",
+        remedies.recentre_or("reparameterise the latents that have heavy tails"),
         number=lowest,
         threshold=BFMI_LIMIT,
         meaning="The chain changes its energy too little from draw to draw to reach the tails of the posterior.",
@@ -73,7 +101,7 @@ def _energy(lowest: float) -> Check:
     return failed("energy", finding)
 
 
-def _divergences(draws: Mapping[str, Array], diverging: NDArray[np.bool_], labels: Labels) -> Check:
+def _divergences(draws: Mapping[str, Array], diverging: NDArray[np.bool_], labels: Labels, remedies: Remedies) -> Check:
     count = int(diverging.sum())
     if not count:
         return Check("divergences", f"none of {diverging.size} draws")
@@ -81,7 +109,7 @@ def _divergences(draws: Mapping[str, Array], diverging: NDArray[np.bool_], label
     severity: Severity = "do not use" if count > DIVERGENT_SHARE * diverging.size else "caution"
     finding = Finding(
         f"{count} of {diverging.size} draws diverged{where}",
-        "write the hierarchy non-centred, or raise target_accept_prob",
+        remedies.recentre_or("raise target_accept_prob"),
         number=float(count),
         threshold=0.0,
         site=site,
@@ -115,12 +143,12 @@ def _region(draws: Mapping[str, Array], diverging: NDArray[np.bool_], labels: La
     return (best[1], best[2]) if best[0] > _SEPARATED - 0.5 else ("", "")
 
 
-def _of_draws(draws: Mapping[str, Array], labels: Labels) -> list[Check]:
+def _of_draws(draws: Mapping[str, Array], labels: Labels, remedies: Remedies) -> list[Check]:
     num_chains, num_draws = next(iter(draws.values())).shape[:2]
     if num_draws < 4:
         finding = Finding(
             f"{num_draws} draws a chain are too few to judge",
-            "raise num_samples",
+            remedies.longer,
             number=float(num_draws),
             threshold=4.0,
             meaning="No statistic of convergence is defined for so few draws.",
@@ -131,17 +159,17 @@ def _of_draws(draws: Mapping[str, Array], labels: Labels) -> list[Check]:
     checks = []
     if num_chains > 1:
         rhat, name = max(((value, label) for label, value, _ in judged), default=(0.0, ""))
-        checks.append(_rhat(rhat, name))
+        checks.append(_rhat(rhat, name, remedies))
     ess, name = min(((value, label) for label, _, value in judged), default=(np.inf, ""))
-    return [*checks, _ess(ess, name, num_chains)]
+    return [*checks, _ess(ess, name, num_chains, remedies)]
 
 
-def _rhat(rhat: float, name: str) -> Check:
+def _rhat(rhat: float, name: str, remedies: Remedies) -> Check:
     if not rhat > RHAT_LIMIT:
         return Check("R-hat", f"at most {rhat:.3f}{f', of {name}' if name else ''}, limit {RHAT_LIMIT}")
     finding = Finding(
         f"R-hat of {name} is {f'{rhat:.3f}' if rhat < 100.0 else 'above 100'} (limit {RHAT_LIMIT})",
-        "raise num_warmup and num_samples",
+        remedies.settle,
         number=rhat,
         threshold=RHAT_LIMIT,
         site=name,
@@ -152,14 +180,14 @@ def _rhat(rhat: float, name: str) -> Check:
     return failed("R-hat", finding)
 
 
-def _ess(ess: float, name: str, num_chains: int) -> Check:
+def _ess(ess: float, name: str, num_chains: int, remedies: Remedies) -> Check:
     limit = ESS_PER_CHAIN * num_chains
     if not ess < limit:
         least = f"at least {ess:.0f}, of {name}, limit {limit}" if np.isfinite(ess) else "nothing varies"
         return Check("effective sample size", least)
     finding = Finding(
         f"effective sample size of {name} is {ess:.0f} (limit {limit})",
-        "raise num_samples",
+        remedies.longer,
         number=ess,
         threshold=float(limit),
         site=name,

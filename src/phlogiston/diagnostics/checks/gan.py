@@ -1,4 +1,4 @@
-"""How a game against a critic ended."""
+"""Whether adversarial training ended well."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phlogiston.posterior.verdict import Check, Finding, failed, skipped
+from phlogiston.training.adversarial.alarms import Alarm
 
 Array = NDArray[np.float64]
 
 WORSE = 2.0
 
 
-def check_game(lasting: Sequence[str], over: int) -> Check:
+def check_game(alarms: Sequence[Alarm]) -> Check:
     """Whether an alarm was on when training ended.
 
     Args:
-        lasting: alarms that were, in words.
-        over: alarms that had ended by then.
+        alarms: every alarm that was raised.
     """
     name = "alarms of the game"
+    lasting = [alarm for alarm in alarms if not alarm.until]
+    over = len(alarms) - len(lasting)
     if not lasting:
         return Check(name, f"none at the end{f', {over} before' if over else ''}")
     finding = Finding(
-        "; ".join(lasting),
+        "; ".join(map(str, lasting)),
         "train again with the relativistic loss, a larger r1 and r2, or smaller learning rates",
         number=float(len(lasting)),
         threshold=0.0,
-        meaning="The two players were not in balance: what the generator learned last is not what the data are.",
-        severity="do not use" if any("collapse" in text for text in lasting) else "caution",
+        meaning="Generator and critic were out of balance: the last steps did not bring it closer to the data.",
+        severity="do not use" if any(alarm.kind == "mode collapse" for alarm in lasting) else "caution",
     )
     return failed(name, finding)
 

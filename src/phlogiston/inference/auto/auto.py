@@ -20,7 +20,7 @@ from phlogiston.posterior.plan import Plan, Step, Trial
 from phlogiston.posterior.posterior import Posterior
 from phlogiston.posterior.verdict import Diagnosis
 
-ABOUT_THE_MODEL = ("prior and data",)  # what no other method would change
+ABOUT_THE_MODEL = ("prior and data", "tails of the draws")  # what no other method would change
 _RANK = {"trust": 0, "caution": 1, "do not use": 2}
 
 
