@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 LogDensity = Callable[[Array], Array]
 
-_LINES = 32
 _REACH = 6.0  # of a line to either side, in standard deviations
 _POINTS = 65
 _SUSPECTED = 3  # segments of a line that are searched
@@ -20,68 +20,79 @@ _SMALLEST_JUMP = 0.05  # of the log density
 _VANISHING = 0.05  # exponent with which a density must fall towards its edge to count as vanishing there
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Jumps:
-    """What is known of the jumps of a density along one coordinate.
+    """The jumps of a density along lines in the direction of one coordinate.
 
     Args:
-        place: the coordinate's median place of a jump; NaN where there is none.
-        flux: the mean over the lines of the height of the jumps, as a density per standard deviation: by so much may
-            the mean score of correct draws differ from zero.
-        reach: the largest distance of a jump from the mean, in standard deviations.
+        lines: a point of each line, ``[line, D]``.
+        axis: the coordinate.
+        places: where along the coordinate each line is searched most closely, ``[line, k]``.
+        steps: by how much the conditional density, per standard deviation, rises there, ``[line, k]``; 0 for no jump.
     """
 
-    place: float
-    flux: float
-    reach: float
+    lines: Array
+    axis: int
+    places: Array
+    steps: Array
+
+    @property
+    def place(self) -> float:
+        """The median place of a jump; NaN where there is none."""
+        found = self.places[np.abs(self.steps) > 0.1 * np.abs(self.steps).max()]
+        return float(np.median(found)) if found.size else float("nan")
+
+    def boundary_term(self, test_function: LogDensity) -> tuple[float, float]:
+        r"""The value of :math:`E[f \, \partial \log p + \partial f]` for correct draws, and its standard error.
+
+        Args:
+            test_function: f, points ``[N, D]`` -> ``[N]``.
+        """
+        count, kept = self.places.shape
+        points = np.repeat(self.lines[:, None], kept, axis=1)
+        points[..., self.axis] = self.places
+        values = test_function(points.reshape(-1, self.lines.shape[1])).reshape(self.places.shape)
+        terms = -(values * self.steps).sum(1)
+        return float(terms.mean()), float(terms.std(ddof=1) / np.sqrt(count))
 
 
-def jumps_along(u: Array, axis: int, log_density: LogDensity) -> Jumps:
+def jumps_along(lines: Array, axis: int, spread: float, log_density: LogDensity) -> Jumps:
     r"""Search for jumps of a density along one coordinate.
 
-    For draws of a density :math:`p` that is smooth between jumps of height :math:`\Delta_i` at :math:`x_i`, integration
-    by parts gives :math:`E[f \, \partial \log p + \partial f] = -\sum_i E[f(x_i) \Delta_i]`, where heights are those of
-    the conditional density along the coordinate. A line through each of some draws is cut into segments, those with
-    the least smooth differences are halved again and again, and what difference is left at the end is a jump.
+    For draws of a density :math:`p` that is smooth between jumps at :math:`x_i`, integration by parts gives
+    :math:`E[f \, \partial \log p + \partial f] = -\sum_i E[f(x_i) \, (p(x_i^+) - p(x_i^-))]`, where :math:`p` is the
+    conditional density along the coordinate. Each line is cut into segments; those whose differences are least smooth
+    are halved again and again, and what difference is left at the end is a jump.
 
     Args:
-        u: draws ``[N, D]``.
+        lines: draws ``[line, D]`` through which the lines go.
         axis: the coordinate.
+        spread: standard deviation of the coordinate.
         log_density: points ``[N, D]`` -> log density ``[N]``, -inf outside the support.
     """
-    spread = float(u[:, axis].std())
-    lines = u[np.linspace(0, len(u) - 1, min(_LINES, len(u))).astype(int)]
 
     def along(offset: Array) -> Array:
         """Log density at offsets ``[line, k]`` from the draws, in standard deviations."""
         points = np.repeat(lines[:, None], offset.shape[1], axis=1)
         points[..., axis] += spread * offset
-        values = log_density(points.reshape(-1, u.shape[1])).reshape(offset.shape)
+        values = log_density(points.reshape(-1, lines.shape[1])).reshape(offset.shape)
         return np.where(np.isnan(values), -np.inf, values)
 
     grid = np.tile(np.linspace(-_REACH, _REACH, _POINTS), (len(lines), 1))
     values = along(grid)
     top = values.max(1, keepdims=True)
-    density = np.exp(values - top)
-    mass = density.sum(1) * (grid[0, 1] - grid[0, 0])
+    mass = np.exp(values - top).sum(1, keepdims=True) * (grid[0, 1] - grid[0, 0])
     left, right, low, high = _halved(along, grid, values)
+    inner, outward = np.where(low > high, left, right), np.where(low > high, -1.0, 1.0)
     with np.errstate(invalid="ignore"):
         size = np.where(np.isneginf(low) & np.isneginf(high), 0.0, np.abs(high - low))
-    inner = np.where(low > high, left, right)  # the end on the higher side
-    outward = np.where(low > high, -1.0, 1.0)
-    # A density that vanishes at its edge like d^k has no jump there: compare two distances on the higher side.
-    near, far = along(inner + 1e-6 * outward), along(inner + 1e-3 * outward)
-    with np.errstate(invalid="ignore"):
-        vanishes = (far - near) / np.log(1e3) > _VANISHING
-    heights = np.abs(np.exp(high - top) - np.exp(low - top)) / mass[:, None]
-    is_jump = (size > _SMALLEST_JUMP) & ~(vanishes & np.isinf(size)) & np.isfinite(heights)
-    heights = np.where(is_jump, heights, 0.0)
-    if not is_jump.any():
-        return Jumps(float("nan"), 0.0, 0.0)
+        # A density that vanishes at the edge of its support like distance^k has no jump there, though it ends.
+        fall = along(inner + 1e-3 * outward) - along(inner + 1e-6 * outward)
+        vanishes = np.isinf(size) & (fall / math.log(1e3) > _VANISHING)
+        steps = (np.exp(high - top) - np.exp(low - top)) / mass
+    is_jump = (size > _SMALLEST_JUMP) & ~vanishes & np.isfinite(steps)
     places = lines[:, axis, None] + spread * inner
-    biggest = places[heights > 0.1 * heights.max()]
-    reach = float((np.abs(biggest - u[:, axis].mean()) / spread).max())
-    return Jumps(float(np.median(biggest)), float(heights.sum(1).mean()), reach)
+    return Jumps(lines, axis, places, np.where(is_jump, steps, 0.0))
 
 
 def _halved(along: Callable[[Array], Array], grid: Array, values: Array) -> tuple[Array, Array, Array, Array]:

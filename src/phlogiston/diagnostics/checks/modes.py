@@ -76,7 +76,10 @@ def _best_cut(u: Array) -> tuple[Cut, float] | None:
         low, high = x[int(0.001 * count)], x[math.ceil(0.999 * count) - 1]
         share, place = _two_parts(np.clip(x, low, high))
         if share < (best[1] if best else _SPLIT):
-            best = Cut(direction, float((x[place - 1] + x[place]) / 2.0)), share
+            # Where draws differ by less than rounding, the middle of two of them may have all draws on one side.
+            cut = Cut(direction, float((x[place - 1] + x[place]) / 2.0))
+            if min(cut.below(u).sum(), (~cut.below(u)).sum()) >= _FEWEST // 2:
+                best = cut, share
     return best
 
 
@@ -171,6 +174,8 @@ def check_modes(
     if len(regions) < 2:
         return Check(name, "one group of draws")
     masks = [inside(u, region) for region in regions]
+    if min(int(mask.sum()) for mask in masks) < _FEWEST // 2:
+        return skipped(name, "draws that differ by no more than rounding")
     shares = np.array([mask.mean() for mask in masks])
     errors = np.array([float(standard_error(mask.astype(float), None, chains=chains)) for mask in masks])
     worth = np.array([_worth(u, mask, chains) for mask in masks])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +12,6 @@ from phlogiston.posterior.verdict import Check, Diagnosis, Finding, Severity, fa
 from phlogiston.report.pages.page import Block, Section, Table, Text, page_of, picture, write
 from phlogiston.report.pages.posterior_page import model_section
 from phlogiston.report.pages.reproducibility import reproducibility
-
-if TYPE_CHECKING:
-    pass
 
 Pair = tuple[str, str]
 _ROWS = 24
@@ -36,7 +32,7 @@ def write_agreement(found: Agreement, path: str | Path, *, command: str = "") ->
 
 
 def _report(found: Agreement) -> Diagnosis:
-    """A check for each pair, and what each method's own checks say."""
+    """A check for each pair, and the gravest finding of each method's own checks."""
     pairs = [_pair(found, *pair) for pair in found.z]
     return Diagnosis((*pairs, *(_own(name, report) for name, report in found.reports.items())))
 
@@ -61,7 +57,7 @@ def _pair(found: Agreement, one: str, other: str) -> Check:
 
 
 def _own(name: str, report: Diagnosis) -> Check:
-    if report.verdict != "do not use":
+    if not report.findings:
         return Check(f"checks of {name}", report.headline)
     worst = report.findings[0]
     finding = Finding(
@@ -90,7 +86,10 @@ def _methods(found: Agreement) -> Iterator[Block]:
         for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)
     ]
     yield Table(("method", *map(str, table.columns)), rows, numbers=False)
-    yield Text("|z|, C2ST and MMD: medians over the other methods; C2ST is 0.5 where a classifier sees no difference.")
+    yield Text(
+        "|z|, C2ST and MMD p are those of the method from which this one differs most. C2ST is 0.5 where a classifier "
+        "sees no difference."
+    )
     for name, reason in found.refused.items():
         yield Text(f"{name} could not treat the model: {reason}")
 
