@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import phlogiston as ph
-from phlogiston.training.elbo import Batches
+from phlogiston.training.batches import Batches
 
 QUICK: dict[str, Any] = {"engine": "graph", "window": 40, "num_steps": 1000}
 
@@ -109,7 +109,7 @@ def test_minibatches_reach_what_all_data_reach(guide: str) -> None:
 
 def test_every_row_comes_once_an_epoch_the_last_short_batch_too() -> None:
     batches = Batches(23, 5, np.random.SeedSequence(3))
-    assert batches.an_epoch == 5
+    assert batches.per_epoch == 5
     for epoch in range(3):
         rows = [batches.at(epoch * 5 + i) for i in range(5)]
         assert [len(r) for r in rows] == [5, 5, 5, 5, 3]
@@ -129,7 +129,7 @@ def test_a_minibatch_bound_is_unbiased_for_that_of_all_data() -> None:
     learning = Learning(model, model.structure, guide, plate=plate, dtype=torch.float64)
     whole = learning.terms({**learning.example(53)})["x/y"].sum()
     batches, total = Batches(53, 10, np.random.SeedSequence(0)), 0.0
-    for step in range(batches.an_epoch):
+    for step in range(batches.per_epoch):
         index = batches.at(step)
         rows = learning.terms({**learning.example(len(index)), "index": index})["x/y"]
         assert rows.shape == (len(index),)

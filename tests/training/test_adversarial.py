@@ -18,7 +18,7 @@ import phlogiston as ph
 from phlogiston.training.adversarial.critics import Critic, normalised
 from phlogiston.training.adversarial.data import compared
 from phlogiston.training.adversarial.losses import LOSSES
-from phlogiston.training.adversarial.steps import Feed, Players, Regularisers
+from phlogiston.training.adversarial.steps import GanSteps, Regularisers, StepInputs
 from phlogiston.training.fitted import Fitted
 
 ROWS, LOC, SLOPE, SHIFT = 64, 0.3, 0.7, -0.2
@@ -47,14 +47,16 @@ class Line(nn.Module):
         return self.slope * x + self.shift
 
 
-def game(loss: str, **settings: Any) -> tuple[Players, Feed, torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+def game(
+    loss: str, **settings: Any
+) -> tuple[GanSteps, StepInputs, torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
     table = compared(ph.Model(shifted, ROWS).observe(x=data()), None, torch.float64)
     critic = Critic(Line(), table.data[:2], ())
     graph = table.generator.traced(ROWS)
-    players = Players(
-        table.generator, critic, LOSSES[loss], Regularisers(**settings), table.data, (), graph, jitters=False
+    players = GanSteps(
+        table.generator, critic, LOSSES[loss], Regularisers(**settings), table.data, (), graph, instance_noise=False
     )
-    feed = players.feed(np.random.default_rng(1), torch.arange(ROWS), 0.0)
+    feed = players.inputs(np.random.default_rng(1), torch.arange(ROWS), 0.0)
     fake = LOC + feed.noises[0]
     return players, feed, table.data, fake, critic.initial
 

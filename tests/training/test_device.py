@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import phlogiston as ph
 from phlogiston.engine.learning import inplace_steps
+from phlogiston.engine.learning.adam import AdamConfig, AdamState
 from phlogiston.engine.trace import devices
 from phlogiston.errors import DeviceWarning, SettingError, UnsupportedModel
 
@@ -94,8 +95,8 @@ def test_what_only_the_cpu_has_stays_there() -> None:
 
 def test_a_loop_is_not_moved() -> None:
     moving, rule = (
-        inplace_steps.Moving.at((torch.zeros(3),)).to(torch.device("meta")),
-        inplace_steps.Rule(0.9, 0.999, 1e-8, None),
+        AdamState.at((torch.zeros(3),)).to(torch.device("meta")),
+        AdamConfig(0.9, 0.999, 1e-8, None),
     )
     with pytest.raises(UnsupportedModel, match=r"a loop over a program.*device='cpu'"):
         inplace_steps.make_update(lambda params, inputs: (params[0], params), rule, moving, (), tier="loop", calls=1)

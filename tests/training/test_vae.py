@@ -140,7 +140,7 @@ def test_every_datum_is_seen_once_an_epoch() -> None:
             seen.append(inputs[0])
             return torch.zeros(3), (torch.zeros(1),)
 
-    plan = epochs.Plan(
+    plan = epochs.EpochRun(
         num_steps=8,
         rows=10,
         batch_size=3,
@@ -150,7 +150,7 @@ def test_every_datum_is_seen_once_an_epoch() -> None:
         cosine=False,
         kl_warmup=0,
         tolerance=None,
-        rule=epochs.Rule(0.9, 0.999, 1e-8, None),
+        optim=epochs.AdamConfig(0.9, 0.999, 1e-8, None),
     )
     epochs.learn(Spy(), plan, np.random.SeedSequence(0), tier="loop", progress=False, start=None)  # type: ignore[arg-type]
     assert [len(rows) for rows in seen] == [3, 3, 3, 1, 3, 3, 3, 1]

@@ -1,4 +1,4 @@
-"""Gradient ascent as pure functions of an explicit state, to be traced together with the gradient."""
+"""``Adam``: the optimiser's settings, and its step as a pure function of an explicit state."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ from dataclasses import dataclass
 
 import torch
 
+from phlogiston.engine.learning.adam import AdamConfig, Tensors
 from phlogiston.errors import SettingError, problem
-
-Tensors = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adam:
-    r"""Adam: steps of each parameter's mean gradient over the root of its mean square.
+    r"""Adam divides each parameter's mean gradient by the root of its mean square.
 
     :math:`m \leftarrow \beta_1 m + (1-\beta_1) g`, :math:`v \leftarrow \beta_2 v + (1-\beta_2) g^2`,
     :math:`\theta \leftarrow \theta + \eta \, \hat m / (\sqrt{\hat v} + \epsilon)` with bias-corrected moments.
 
     Args:
         learning_rate: :math:`\eta` at the start.
-        beta1: of the mean.
-        beta2: of the mean square.
-        epsilon: added to the root.
+        beta1: decay rate of the mean.
+        beta2: decay rate of the mean square.
+        epsilon: number added to the root.
         clip: largest norm of the whole gradient; None for no limit.
 
     References:
-        Kingma and Ba (2015), https://arxiv.org/abs/1412.6980
+        Kingma and Ba (2015), Adam: a method for stochastic optimization. https://arxiv.org/abs/1412.6980
 
     Example:
         >>> ph.Adam(learning_rate=1e-3).beta1
@@ -47,27 +46,23 @@ class Adam:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise SettingError(problem(name, found=repr(getattr(self, name)), expected="a number in [0, 1)"))
 
+    @property
+    def config(self) -> AdamConfig:
+        """The constants of a run."""
+        return AdamConfig(self.beta1, self.beta2, self.epsilon, self.clip)
+
     def initial(self, params: Tensors) -> Tensors:
-        """The state before the first step: means, mean squares, and the powers of both betas."""
+        """The state before the first step: means, mean squares, and the powers of both decay rates."""
         ones = torch.ones(2, dtype=params[0].dtype)
         return (*(torch.zeros_like(p) for p in params), *(torch.zeros_like(p) for p in params), ones)
 
-    def ascend(
-        self, params: Tensors, gradients: Tensors, state: Tensors, rate: torch.Tensor
-    ) -> tuple[Tensors, Tensors]:
-        """One step up: parameters and state after it."""
-        count = len(params)
-        means, squares, powers = state[:count], state[count : 2 * count], state[2 * count]
-        powers = powers * torch.tensor([self.beta1, self.beta2], dtype=powers.dtype)
+    def step(self, params: Tensors, gradients: Tensors, state: Tensors, rate: torch.Tensor) -> tuple[Tensors, Tensors]:
+        """Parameters and state after one step uphill; nothing is overwritten."""
+        config, count = self.config, len(params)
+        powers = state[2 * count] * torch.tensor([self.beta1, self.beta2], dtype=state[2 * count].dtype)
         correction = 1.0 - powers
-        if self.clip is not None:
-            norm = sum((g.square().sum() for g in gradients), torch.zeros((), dtype=rate.dtype)).sqrt()
-            factor = (self.clip / norm.clamp_min(1e-30)).clamp_max(1.0)
-            gradients = tuple(g * factor for g in gradients)
-        means = tuple(self.beta1 * m + (1.0 - self.beta1) * g for m, g in zip(means, gradients, strict=True))
-        squares = tuple(self.beta2 * v + (1.0 - self.beta2) * g * g for v, g in zip(squares, gradients, strict=True))
-        step, root = rate / correction[0], correction[1].rsqrt()
-        moved = tuple(
-            p + step * m / (v.sqrt() * root + self.epsilon) for p, m, v in zip(params, means, squares, strict=True)
-        )
-        return moved, (*means, *squares, powers)
+        size, root = rate / correction[0], correction[1].rsqrt()
+        pairs = zip(state[:count], state[count : 2 * count], config.clipped(gradients), strict=True)
+        means, squares = zip(*(config.moments(*one) for one in pairs), strict=True)
+        moved = (config.moved(p, m, v, size, root) for p, m, v in zip(params, means, squares, strict=True))
+        return tuple(moved), (*means, *squares, powers)

@@ -17,48 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from phlogiston.engine.learning.adam import Tensors
 from phlogiston.engine.learning.elbo_terms import PARAM, Learning
 from phlogiston.engine.program.isolate import as_int, generator, isolated, spawn
 from phlogiston.engine.trace.graph import Graph
 from phlogiston.errors import SettingError, UntraceableProgram, problem
+from phlogiston.training.batches import Batches, child
 from phlogiston.training.bounds import bound_of, coefficients
 from phlogiston.training.guides import Guide
-from phlogiston.training.loop import Objective
+from phlogiston.training.maximise import Objective
 
-Tensors = tuple[torch.Tensor, ...]
 Values = dict[str, torch.Tensor]
 REST = "rest/"
 _ELEMENTS = 2**22  # of one intermediate value, where many draws are evaluated together
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Rows of a plate in an order of their own each epoch, every row once, the last batch as short as it is.
-
-    Args:
-        size: rows of the plate.
-        batch: rows of a batch.
-        seed: of the orders.
-    """
-
-    size: int
-    batch: int
-    seed: np.random.SeedSequence
-
-    @property
-    def an_epoch(self) -> int:
-        """Batches of an epoch."""
-        return -(-self.size // self.batch)
-
-    def at(self, step: int) -> torch.Tensor:
-        """The rows of one step."""
-        epoch, number = divmod(step, self.an_epoch)
-        return self.order(epoch)[number * self.batch : (number + 1) * self.batch]
-
-    def order(self, epoch: int) -> torch.Tensor:
-        """All rows, in the order of one epoch."""
-        (own,) = spawn(np.random.SeedSequence(self.seed.entropy, spawn_key=(*self.seed.spawn_key, epoch)), 1)
-        return torch.from_numpy(generator(own).permutation(self.size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +52,16 @@ class Weighting:
 def learned_objective(
     learning: Learning, batches: Batches | None, weighting: Weighting, rest: Guide | None, noise: np.random.SeedSequence
 ) -> Objective:
-    """What is climbed: parameters of program and guide, and of the ordinary guide of latents that the guide lacks.
+    """The bound of a program and its guides as an objective.
+
+    Its parameters are those of the program, of the guide, and of the ordinary guide of latents that the guide lacks.
 
     The inputs of a step are the KL divergence's weight, the rows, the noise of the traced terms and of ``rest``; where
     the program cannot be traced, a seed stands in for the noise.
     """
     names = (*learning.initial, *(() if rest is None else (REST + name for name in rest.initial)))
     initial = (*learning.initial.values(), *(() if rest is None else rest.initial.values()))
-    rows = None if batches is None else batches.batch
+    rows = None if batches is None else batches.size
     if learning.score_sites and weighting.particles < 2:
         raise SettingError(
             problem(
@@ -104,7 +77,7 @@ def learned_objective(
 
 
 def _graphs(learning: Learning, batches: Batches | None) -> tuple[dict[int, Graph], str]:
-    sizes = [0] if batches is None else sorted({batches.batch, batches.size % batches.batch or batches.batch})
+    sizes = [0] if batches is None else sorted({batches.size, batches.rows % batches.size or batches.size})
     try:
         graphs = {size: learning.traced(size) for size in sizes}
     except UntraceableProgram as error:
@@ -137,7 +110,7 @@ class _Gradient:
         leaves = tuple(value.detach().requires_grad_() for value in params)
         with torch.enable_grad():
             terms, rows = self.terms(leaves, inputs)
-            scale = 1.0 if self.batches is None else self.batches.size / rows
+            scale = 1.0 if self.batches is None else self.batches.rows / rows
             objective, shown, extras = combined(terms, scale, self.weighting, inputs[0])
             gradients = torch.autograd.grad(objective, leaves, allow_unused=True)
         found = tuple(
@@ -301,21 +274,16 @@ def _inputs(
 ) -> Callable[[np.random.SeedSequence, int, int], Iterator[Tensors]]:
     """Every step has a seed of its own, so that a run can go on from any step."""
     dtype = made.learning.dtype
-    orders: dict[int, torch.Tensor] = {}  # of the epoch at hand
     particles = made.weighting.particles
 
     def of_step(step: int) -> Tensors:
-        (own,) = spawn(np.random.SeedSequence(noise.entropy, spawn_key=(*noise.spawn_key, step)), 1)
+        own = child(noise, step, 0)
         rng = generator(own)
         warmup = made.weighting.warmup
         found = [torch.tensor(min(1.0, (step + 1) / warmup) if warmup else 1.0, dtype=dtype)]
         rows = 0
         if batches is not None:
-            epoch, number = divmod(step, batches.an_epoch)
-            if epoch not in orders:
-                orders.clear()
-                orders[epoch] = batches.order(epoch)
-            found.append(orders[epoch][number * batches.batch : (number + 1) * batches.batch])
+            found.append(batches.at(step))
             rows = len(found[-1])
         if made.rest is not None:
             found.append(torch.from_numpy(rng.standard_normal((made.rest.width, particles))).to(dtype))

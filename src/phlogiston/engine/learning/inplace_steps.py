@@ -1,17 +1,17 @@
-"""Steps of learning with many parameters: gradient and Adam in one piece of machine code that works in place.
+"""Steps of learning for many parameters: gradient and Adam in one piece of machine code that works in place.
 
-``steps`` keeps states apart, which a posterior of ten numbers needs and a network of millions cannot afford: here a
-step overwrites parameters and moments, so that it costs one pass over them.
+``fused_steps`` returns a new state from each step, which suits a posterior of ten numbers and is too slow for a
+network of millions. A step here overwrites parameters and moments, so that it costs one pass over them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from phlogiston.engine.learning.adam import AdamConfig, AdamState, Tensors
 from phlogiston.engine.program.isolate import isolated
 from phlogiston.engine.trace import compile
 from phlogiston.engine.trace.batched import Tier
@@ -19,145 +19,91 @@ from phlogiston.engine.trace.devices import CPU, moved
 from phlogiston.engine.trace.graph import batch_by
 from phlogiston.errors import UnsupportedModel, UntraceableProgram, problem
 
-Tensors = tuple[torch.Tensor, ...]
-# parameters, inputs of a step -> a record of it, and the gradient to climb
+# Parameters and the inputs of a step -> a record of the step, and the gradient that points uphill.
 Gradient = Callable[[Tensors, Tensors], tuple[torch.Tensor, Tensors]]
-Step = Callable[["Moving", float, Tensors], torch.Tensor]
+Step = Callable[[AdamState, float, Tensors], torch.Tensor]
 
-_WORTH_COMPILING = 400  # steps: a network's machine code takes some twenty seconds, once a machine
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How Adam moves: its two decay rates, what is added to the root, and the largest norm of a gradient."""
-
-    beta1: float
-    beta2: float
-    epsilon: float
-    clip: float | None
-
-
-@dataclass(frozen=True)
-class Moving:
-    """What steps overwrite: parameters, means and mean squares of their gradients, and the number of steps."""
-
-    params: Tensors
-    means: Tensors
-    squares: Tensors
-    count: torch.Tensor
-
-    @staticmethod
-    def at(params: Tensors) -> Moving:
-        """Before the first step."""
-        return Moving(
-            tuple(value.detach().clone() for value in params),
-            tuple(torch.zeros_like(value) for value in params),
-            tuple(torch.zeros_like(value) for value in params),
-            torch.zeros((), dtype=torch.float64),
-        )
-
-    @property
-    def tensors(self) -> Tensors:
-        """All of them, one after another."""
-        return (*self.params, *self.means, *self.squares, self.count)
-
-    def copied(self) -> Moving:
-        """The same numbers in tensors of their own."""
-        return self._each(torch.clone)
-
-    def to(self, device: torch.device) -> Moving:
-        """The same numbers on a device; the same tensors where they are there already."""
-        return self._each(lambda value: value.to(device))
-
-    @property
-    def device(self) -> torch.device:
-        """Where they are."""
-        return self.count.device
-
-    def _each(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Moving:
-        params, means, squares = (tuple(map(function, part)) for part in (self.params, self.means, self.squares))
-        return Moving(params, means, squares, function(self.count))
-
-    def overwrite(self, other: Moving) -> None:
-        """Take the numbers of another."""
-        for own, value in zip(self.tensors, other.tensors, strict=True):
-            own.copy_(value)
+_MIN_STEPS_TO_COMPILE = 400  # compiling a network takes some twenty seconds, once for each machine
 
 
 def make_update(
-    gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors, *, tier: Tier, calls: int
+    gradient: Gradient, config: AdamConfig, state: AdamState, inputs: Tensors, *, tier: Tier, calls: int
 ) -> tuple[str, Step]:
-    """A step for inputs of one shape, and the tier that it runs on: where the example is, though traced on the CPU.
+    """The name of the tier that a step runs on, and the step for inputs of one shape.
+
+    The step runs on the device of the example, although it is traced on the CPU.
 
     Args:
-        gradient: pure.
-        rule: of the optimiser.
-        moving: an example; it is not changed.
-        inputs: an example of what one step takes.
+        gradient: a pure function.
+        config: constants of the optimiser.
+        state: an example, which is not changed.
+        inputs: an example of the inputs of one step.
         tier: "loop" runs the gradient as it is; "auto" compiles where there are many steps.
-        calls: how many steps there will be.
+        calls: the number of steps that will be run.
 
     Raises:
-        UnsupportedModel: steps that have to be looped over, or have operations of the CPU only, on another device.
+        UnsupportedModel: on another device than the CPU, a step that cannot be traced, or that has operations which
+            only the CPU has.
     """
-    reason, device = "", moving.device
-    where = "" if device == CPU else f" on {device}"
+    reason = ""
     if tier != "loop":
-        with isolated(seed=0, dtype=moving.params[0].dtype), torch.no_grad():
+        with isolated(seed=0, dtype=state.params[0].dtype), torch.no_grad():
             try:
-                if tier == "compiled" or (tier == "auto" and calls >= _WORTH_COMPILING):
-                    try:
-                        return f"compiled{where}", _compiled(gradient, rule, moving, inputs)
-                    except compile.CompilerUnavailable as error:
-                        reason = f" (not compiled: {error})"
-                return f"graph{where}{reason}", _of_graph(gradient, rule, moving, inputs)
+                compiles = tier == "compiled" or (tier == "auto" and calls >= _MIN_STEPS_TO_COMPILE)
+                return _traced(gradient, config, state, inputs, compiles=compiles)
             except UntraceableProgram as error:
                 reason = f" ({error})"
-
-    if device != CPU:
+    if state.device != CPU:
         raise UnsupportedModel(
             problem(
                 "device",
-                found=f"a loop over a program{reason} for {device}",
+                found=f"a loop over a program{reason} for {state.device}",
                 expected="a program that is traced to a graph, which can be moved",
                 fix="device='cpu'",
             )
         )
-
-    def looped(params: Tensors, given: Tensors) -> tuple[torch.Tensor, Tensors]:
-        with isolated(dtype=params[0].dtype):
-            return gradient(params, given)
-
-    return f"loop{reason}", _fused(looped, rule)
+    return f"loop{reason}", _with_torch_adam(_untraced(gradient), config)
 
 
-def _compiled(gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors) -> Step:
-    count, device = len(moving.params), moving.device
+def _traced(
+    gradient: Gradient, config: AdamConfig, state: AdamState, inputs: Tensors, *, compiles: bool
+) -> tuple[str, Step]:
+    where = "" if state.device == CPU else f" on {state.device}"
+    reason = ""
+    if compiles:
+        try:
+            return f"compiled{where}", _compiled(gradient, config, state, inputs)
+        except compile.CompilerUnavailable as error:
+            reason = f" (not compiled: {error})"
+    return f"graph{where}{reason}", _with_torch_adam(_graph_of(gradient, state, inputs), config)
+
+
+def _compiled(gradient: Gradient, config: AdamConfig, state: AdamState, inputs: Tensors) -> Step:
+    count, device = len(state.params), state.device
 
     def step(*tensors: torch.Tensor) -> torch.Tensor:
         params, means, squares = (tensors[i * count : (i + 1) * count] for i in range(3))
         size, root = tensors[3 * count], tensors[3 * count + 1]
         record, gradients = gradient(params, tensors[3 * count + 2 :])
-        gradients = _clipped(gradients, rule)
-        for value, mean, square, slope in zip(params, means, squares, gradients, strict=True):
-            moved = rule.beta1 * mean - (1.0 - rule.beta1) * slope  # of what falls, as torch's own kernel keeps it
-            spread = rule.beta2 * square + (1.0 - rule.beta2) * slope * slope
-            mean.copy_(moved)
+        gradients = config.clipped(gradients)
+        for value, mean, square, own in zip(params, means, squares, gradients, strict=True):
+            after, spread = config.moments(-mean, square, own)
+            mean.copy_(-after)  # stored with its sign turned, so that this tier and torch's kernel share one state
             square.copy_(spread)
-            value.copy_(value - size * moved / (torch.sqrt(spread) * root + rule.epsilon))
+            value.copy_(config.moved(value, after, spread, size, root))
         return record
 
-    start, scalars = moving.to(CPU).copied(), torch.ones(2, dtype=torch.float64).unbind()
+    start, scalars = state.to(CPU).copied(), torch.ones(2, dtype=torch.float64).unbind()
     example = [*start.params, *start.means, *start.squares, *scalars, *(value.to(CPU) for value in inputs)]
     module = moved(batch_by(step, example), device)
-    # compiling calls the code once, which changes its arguments
+    # Compiling runs the code once, which overwrites its arguments: it is given the copies.
     code = compile.compile_graph(module, [value.to(device) for value in example])
 
-    def run(at: Moving, learning_rate: float, given: Tensors) -> torch.Tensor:
+    def run(at: AdamState, learning_rate: float, given: Tensors) -> torch.Tensor:
         at.count.add_(1.0)
-        # powers of the count are taken here: in the code every few elements would take them again
-        size = learning_rate / (1.0 - rule.beta1**at.count)
-        root = torch.rsqrt(1.0 - rule.beta2**at.count)
+        # The powers are taken here, once: generated code would take them again for every few elements.
+        size = learning_rate / (1.0 - config.beta1**at.count)
+        root = torch.rsqrt(1.0 - config.beta2**at.count)
         result: Any = code(*at.params, *at.means, *at.squares, size, root, *given)
         record: torch.Tensor = result[0] if isinstance(result, (tuple, list)) else result
         return record
@@ -165,52 +111,53 @@ def _compiled(gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors) -
     return run
 
 
-def _of_graph(gradient: Gradient, rule: Rule, moving: Moving, inputs: Tensors) -> Step:
-    count = len(moving.params)
+def _graph_of(gradient: Gradient, state: AdamState, inputs: Tensors) -> Gradient:
+    """The gradient as a graph on the device of the state."""
+    count = len(state.params)
 
     def flat(*tensors: torch.Tensor) -> Tensors:
         record, gradients = gradient(tensors[:count], tensors[count:])
         return (record, *gradients)
 
-    module = batch_by(flat, [value.to(CPU) for value in (*moving.params, *inputs)])
-    module = moved(module, moving.device)
+    module = moved(batch_by(flat, [value.to(CPU) for value in (*state.params, *inputs)]), state.device)
 
     def traced(params: Tensors, given: Tensors) -> tuple[torch.Tensor, Tensors]:
         record, *gradients = module(*params, *given)
         return record, tuple(gradients)
 
-    return _fused(traced, rule)
+    return traced
 
 
-def _fused(gradient: Gradient, rule: Rule) -> Step:
-    def run(at: Moving, learning_rate: float, given: Tensors) -> torch.Tensor:
+def _untraced(gradient: Gradient) -> Gradient:
+    def looped(params: Tensors, given: Tensors) -> tuple[torch.Tensor, Tensors]:
+        with isolated(dtype=params[0].dtype):
+            return gradient(params, given)
+
+    return looped
+
+
+def _with_torch_adam(gradient: Gradient, config: AdamConfig) -> Step:
+    """A step whose update is torch's fused kernel: the same formula in one call for all parameters."""
+
+    def run(at: AdamState, learning_rate: float, given: Tensors) -> torch.Tensor:
         record, gradients = gradient(at.params, given)
         at.count.add_(1.0)
-        counts = [at.count.float()] * len(at.params)
         with torch.no_grad():
             torch._fused_adam_(
                 list(at.params),
-                list(_clipped(gradients, rule)),
+                list(config.clipped(gradients)),
                 list(at.means),
                 list(at.squares),
                 [],
-                counts,
+                [at.count.float()] * len(at.params),
                 lr=learning_rate,
-                beta1=rule.beta1,
-                beta2=rule.beta2,
+                beta1=config.beta1,
+                beta2=config.beta2,
                 weight_decay=0.0,
-                eps=rule.epsilon,
+                eps=config.epsilon,
                 amsgrad=False,
                 maximize=True,
             )
         return record
 
     return run
-
-
-def _clipped(gradients: Tensors, rule: Rule) -> Tensors:
-    if rule.clip is None:
-        return gradients
-    norm = torch.stack([slope.square().sum() for slope in gradients]).sum().sqrt()
-    factor = (rule.clip / norm.clamp_min(1e-30)).clamp_max(1.0)
-    return tuple(slope * factor for slope in gradients)

@@ -1,1 +1,1 @@
-"""Guides that are fitted by climbing a bound."""
+"""Guides that are fitted by optimising a bound."""

@@ -19,7 +19,7 @@ from phlogiston.inference.variational.results import explained, result_of, sched
 from phlogiston.model.model import Model
 from phlogiston.training.bounds import bound_and_gradient
 from phlogiston.training.guides import Guide
-from phlogiston.training.loop import Objective, climb
+from phlogiston.training.maximise import Objective, maximise
 from phlogiston.training.named_guides import named_guide
 
 if TYPE_CHECKING:
@@ -31,15 +31,15 @@ Tensors = tuple[torch.Tensor, ...]
 def fit_flat(settings: SVI, model: Model, seed: int | None, progress: bool) -> Result:
     """Fit a guide by name to the density on the unconstrained scale."""
     target = model.target(settings.engine)
-    starting, climbing, drawing, discrete = spawn(seed, 4)
+    starting, optimising, drawing, discrete = spawn(seed, 4)
     refuse_improper(model, target, starting)
     first = first_point(target, settings.initial, starting)
     guide = named_guide(str(settings.guide), target.slots, first, settings.rank)
-    found = climb(
+    found = maximise(
         _objective(settings, guide, target),
         settings.optim,
         schedule_of(settings),
-        climbing,
+        optimising,
         tier=settings.engine,
         progress=progress,
     )
@@ -54,7 +54,7 @@ def fit_flat(settings: SVI, model: Model, seed: int | None, progress: bool) -> R
         points, log_q = guide.drawn(params, noise)
     u = points.mT.contiguous()
     log_weights = target.log_density(u) - log_q
-    made = weighted(target, values_of(target, u, discrete), log_weights, lenient=found.bad_step is not None)
+    made = weighted(target, values_of(target, u, discrete), log_weights, lenient=found.ending.bad_step is not None)
     return result_of(made, found, {f"guide/{k}": v for k, v in params.items()})
 
 

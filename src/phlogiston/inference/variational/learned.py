@@ -20,9 +20,10 @@ from phlogiston.errors import (
 )
 from phlogiston.inference.variational.results import explained, schedule_of
 from phlogiston.model.model import Model
-from phlogiston.training.elbo import Batches, Weighting, learned_objective
+from phlogiston.training.batches import Batches
+from phlogiston.training.elbo import Weighting, learned_objective
 from phlogiston.training.guides import Guide
-from phlogiston.training.loop import Climb, Objective, climb
+from phlogiston.training.maximise import Objective, OptimState, maximise
 from phlogiston.training.named_guides import named_guide
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Learned:
     guide: Callable[..., Any] | None
     rest: Guide | None
     plate: Plate | None
-    found: Climb
+    found: OptimState
     names: tuple[str, ...]
 
     @property
@@ -71,11 +72,11 @@ def learn(
     progress: bool,
     dtype: torch.dtype,
     hold: bool,
-    start: Climb | None = None,
+    start: OptimState | None = None,
     after_window: Callable[[Learned], None] | None = None,
 ) -> Learned:
     """Learn the parameters of a guide, and of the program unless they are held, by climbing the bound."""
-    starting, climbing, ordering = spawn(seed, 3)
+    starting, optimising, ordering = spawn(seed, 3)
     guide, rest_name = _guide_program(settings, model, int(starting.generate_state(1)[0]))
     plate = _row_plate(settings, model, settings.guide)
     learning = Learning(
@@ -88,27 +89,27 @@ def learn(
                 "guide", found="no parameter and no latent", expected="pyro.param, pyro.module, or a latent to guide"
             )
         )
-    batches = None if plate is None else Batches(plate.size, settings.batch_size or plate.size, ordering)
+    batches = None if plate is None else Batches(plate.size, settings.batch_size or plate.size, ordering, key=(0,))
     particles = settings.num_particles or (PARTICLES if guide is None else 2 if learning.score_sites else 1)
     weighting = Weighting(
         alpha=settings.order, particles=particles, warmup=settings.kl_warmup, free_bits=settings.free_bits
     )
-    objective = learned_objective(learning, batches, weighting, rest, climbing)
+    objective = learned_objective(learning, batches, weighting, rest, optimising)
 
-    def at(found: Climb) -> Learned:
+    def at(found: OptimState) -> Learned:
         return Learned(learning, guide, rest, plate, found, objective.names)
 
-    found = climb(
+    found = maximise(
         objective,
         settings.optim,
         schedule_of(settings),
-        climbing,
+        optimising,
         tier=settings.engine,
         progress=progress,
         start=start,
         after_window=None if after_window is None else lambda found: after_window(at(found)),
     )
-    found = explained(found, lambda: _term_without_number(objective, found, climbing))
+    found = explained(found, lambda: _term_without_number(objective, found, optimising))
     return at(found)
 
 
@@ -163,10 +164,10 @@ def _guide_of_rest(
     return named_guide(name, learning.slots, loc, settings.rank)
 
 
-def _term_without_number(objective: Objective, found: Climb, seed: np.random.SeedSequence) -> str:
+def _term_without_number(objective: Objective, found: OptimState, seed: np.random.SeedSequence) -> str:
     """The first term of the bound that is no number, at the step that met it."""
-    inputs = next(objective.inputs(seed, int(found.bad_step or 0), 1))
-    params = found.state[: len(objective.initial)]
+    inputs = next(objective.inputs(seed, int(found.ending.bad_step or 0), 1))
+    params = found.tensors[: len(objective.initial)]
     with torch.no_grad():
         terms, _ = objective.gradient.terms(params, tuple(value[0] for value in inputs))  # type: ignore[attr-defined]
     for name, value in terms.items():

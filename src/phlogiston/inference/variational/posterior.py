@@ -33,6 +33,6 @@ def fit_learned(settings: SVI, model: Model, seed: int | None, progress: bool) -
         values = target.recover_discretes({s.name: values[s.name] for s in target.structure.continuous}, discrete)
     else:
         values = {**values, **target.deterministics(values)}
-    made = weighted(target, values, log_weights.double(), lenient=learned.found.bad_step is not None)
+    made = weighted(target, values, log_weights.double(), lenient=learned.found.ending.bad_step is not None)
     kept = {f"guide/{name}": value for name, value in {**learned.unconstrained, **learned.params}.items()}
     return result_of(made, learned.found, kept)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from phlogiston.inference.method import Result
-from phlogiston.training.loop import Climb, Schedule
+from phlogiston.training.maximise import OptimState, Schedule
 
 if TYPE_CHECKING:
     from phlogiston.inference.methods.svi import SVI
@@ -28,31 +28,32 @@ def schedule_of(settings: SVI) -> Schedule:
     )
 
 
-def history_of(found: Climb) -> dict[str, np.ndarray]:
+def history_of(found: OptimState) -> dict[str, np.ndarray]:
     """The curves of the bound, the learning rate and each part of the bound, one number per step."""
     return {
-        "step": np.arange(1, found.steps + 1),
+        "step": np.arange(1, found.step + 1),
         "elbo": found.bounds,
         "learning_rate": found.rates,
         **{name: found.extras[:, i] for i, name in enumerate(found.names) if name != "elbo"},
     }
 
 
-def explained(found: Climb, where: Callable[[], str]) -> Climb:
+def explained(found: OptimState, where: Callable[[], str]) -> OptimState:
     """The climb with the site in its reason for stopping, where it met a number that is not finite."""
-    if found.bad_step is None:
+    if found.ending.bad_step is None:
         return found
-    return replace(found, stop_reason=f"{found.stop_reason}; the last finite parameters are kept. {where()}")
+    reason = f"{found.ending.reason}; the last finite parameters are kept. {where()}"
+    return replace(found, ending=replace(found.ending, reason=reason))
 
 
-def result_of(made: dict[str, Any], found: Climb, params: Values) -> Result:
+def result_of(made: dict[str, Any], found: OptimState, params: Values) -> Result:
     """The draws, with what the fit says of itself."""
-    made["figures"] |= {"converged": float(found.converged), "steps": float(found.steps)}
+    made["figures"] |= {"converged": float(found.ending.converged), "steps": float(found.step)}
     return Result(
         **made,
         engine=found.engine,
-        interrupted=found.interrupted,
+        interrupted=found.ending.interrupted,
         history=history_of(found),
-        stop_reason=found.stop_reason,
+        stop_reason=found.ending.reason,
         state={name: value.numpy() for name, value in params.items() if value.numel()},
     )

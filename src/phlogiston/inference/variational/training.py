@@ -19,7 +19,7 @@ from phlogiston.inference.variational.learned import Learned, learn
 from phlogiston.inference.variational.results import history_of
 from phlogiston.model.model import Model
 from phlogiston.training.fitted import Fitted
-from phlogiston.training.loop import Climb
+from phlogiston.training.maximise import OptimState
 
 if TYPE_CHECKING:
     from phlogiston.inference.methods.svi import SVI
@@ -48,14 +48,14 @@ def fitted(
             method="svi",
             guide=_guide_of(learned, model),
             history=history_of(found),
-            converged=found.converged,
-            stop_reason=found.stop_reason or f"at step {found.steps}",
-            figures={"elbo": float(found.bounds[-settings.window :].mean()) if found.steps else float("nan")},
+            converged=found.ending.converged,
+            stop_reason=found.ending.reason or f"at step {found.step}",
+            figures={"elbo": float(found.bounds[-settings.window :].mean()) if found.step else float("nan")},
             state=_state_of(found),
             seed=seed,
             seconds=before + time.perf_counter() - began,
             engine=found.engine,
-            interrupted=found.interrupted,
+            interrupted=found.ending.interrupted,
         )
 
     learned = learn(
@@ -65,11 +65,11 @@ def fitted(
         progress=progress,
         dtype=torch.float64 if settings.dtype == "float64" else torch.float32,
         hold=False,
-        start=None if resume_from is None else _climb_of(resume_from),
+        start=None if resume_from is None else _state_from(resume_from),
         after_window=None if checkpoint is None else lambda learned: _save(result(learned), checkpoint),
     )
-    if learned.found.bad_step is not None:
-        warn(f"svi: {learned.found.stop_reason}", ConvergenceWarning)
+    if learned.found.ending.bad_step is not None:
+        warn(f"svi: {learned.found.ending.reason}", ConvergenceWarning)
     made = result(learned)
     if checkpoint is not None:
         made.save(checkpoint)
@@ -101,9 +101,9 @@ def _guide_of(learned: Learned, model: Model) -> Any:
     return guide
 
 
-def _state_of(found: Climb) -> dict[str, Any]:
+def _state_of(found: OptimState) -> dict[str, Any]:
     return {
-        "tensors": list(found.state),
+        "tensors": list(found.tensors),
         "averaged": list(found.averaged),
         "bounds": found.bounds,
         "rates": found.rates,
@@ -115,11 +115,11 @@ def _state_of(found: Climb) -> dict[str, Any]:
     }
 
 
-def _climb_of(before: Fitted) -> Climb:
+def _state_from(before: Fitted) -> OptimState:
     kept = before.state
     if before.method != "svi" or "tensors" not in kept:
         raise DataFileError(f"resume_from: found {before!r}; expected a training by ph.SVI")
-    return Climb(
+    return OptimState(
         tuple(kept["tensors"]),
         np.asarray(kept["bounds"]),
         level=int(kept["level"]),

@@ -1,4 +1,4 @@
-"""The alternating game: windows of steps, watched, stopped, kept and resumed bit for bit."""
+"""Alternating steps of critic and generator, in windows that resume bit for bit."""
 
 from __future__ import annotations
 
@@ -9,38 +9,39 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
-from phlogiston.engine.learning.inplace_steps import Moving, Rule, Step, make_update
+from phlogiston.engine.learning.adam import AdamConfig, AdamState, Tensors
+from phlogiston.engine.learning.inplace_steps import Step, make_update
 from phlogiston.engine.program.isolate import as_int, generator, isolated
 from phlogiston.engine.trace.batched import Tier
 from phlogiston.engine.trace.devices import CPU
 from phlogiston.training.adversarial.alarms import Alarm
-from phlogiston.training.adversarial.steps import RECORD, Players
+from phlogiston.training.adversarial.steps import RECORD, GanSteps
+from phlogiston.training.batches import Batches, child
+from phlogiston.training.loop import RUNNING, Ending, first_bad, run_windows
 
 Array = np.ndarray[Any, Any]
-Tensors = tuple[torch.Tensor, ...]
 NAMES = (*RECORD, "generator_loss", "generator_norm")
 WINDOW = 100  # steps between two looks at the numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How a game is played.
+class GanRun:
+    """How an adversarial training runs.
 
     Args:
-        num_steps: of the generator, those of a run that is resumed among them.
-        training: rows of data that the players see.
-        batch_size: rows a step.
-        critic_steps: of the critic before each of the generator.
-        critic_rule: of the critic's optimiser.
-        generator_rule: of the generator's.
-        critic_rate: learning rate at the start.
-        generator_rate: the same of the generator.
-        final: what rates fall to along a cosine, as a share of the start.
+        num_steps: steps of the generator, those of a run that is resumed among them.
+        training: numbers of the rows that the players see.
+        batch_size: rows in a minibatch.
+        critic_steps: steps of the critic before each step of the generator.
+        critic_optim: constants of the critic's optimiser.
+        generator_optim: constants of the generator's optimiser.
+        critic_rate: learning rate of the critic at the start.
+        generator_rate: learning rate of the generator at the start.
+        final: the fraction that the rates fall to along a cosine.
         ema: decay of the mean of the generator's parameters.
-        jitter: instance noise at the start.
-        jitter_steps: in which it falls to nothing.
+        instance_noise: standard deviation of the noise on what the critic sees, at the start.
+        instance_noise_steps: steps in which that noise falls to zero; 0 keeps it.
         clip: largest absolute parameter of the critic; None for no limit.
     """
 
@@ -48,67 +49,64 @@ class Plan:
     training: torch.Tensor
     batch_size: int
     critic_steps: int
-    critic_rule: Rule
-    generator_rule: Rule
+    critic_optim: AdamConfig
+    generator_optim: AdamConfig
     critic_rate: float
     generator_rate: float
     final: float
     ema: float
-    jitter: float
-    jitter_steps: int
+    instance_noise: float
+    instance_noise_steps: int
     clip: float | None
 
-    def share(self, step: int) -> float:
-        """Of the learning rates at the start."""
+    def fraction(self, step: int) -> float:
+        """The fraction of the initial learning rates that a step takes."""
         return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / self.num_steps)))
 
     def noise(self, step: int) -> float:
         """The instance noise of a step."""
-        return self.jitter * max(0.0, 1.0 - step / self.jitter_steps) if self.jitter_steps else self.jitter
+        return (
+            self.instance_noise * max(0.0, 1.0 - step / self.instance_noise_steps)
+            if self.instance_noise_steps
+            else self.instance_noise
+        )
 
     def decay(self, step: int) -> float:
-        """Of the mean of parameters: it starts as a plain mean of few."""
+        """The decay of the mean of the parameters, which starts as a plain mean of the first iterates."""
         return min(self.ema, (1.0 + step) / (10.0 + step))
 
 
-class Batches:
-    """Rows of batches by number: every row once an epoch, but for a rest smaller than a batch.
+@dataclass(frozen=True)
+class GanState:
+    """The complete state of adversarial training; resuming from it reproduces the run bit for bit.
 
     Args:
-        plan: of the game.
-        seed: of the run.
+        critic: the critic's parameters and optimiser, which steps overwrite.
+        generator: the same of the generator.
+        mean: decaying mean of the generator's parameters.
+        records: the numbers of each step, ``[steps, NAMES]``.
+        checks: the numbers of each check, in order.
+        best: the mean of the parameters at the check that was nearest to held-out data.
+        best_step: the step of that check.
+        best_distance: its distance.
+        ending: why training ended.
+        engine: the tier that ran the steps.
+        alarms: the alarms so far.
+        frames: steps, and the draws from the same noise at each.
     """
 
-    def __init__(self, plan: Plan, seed: np.random.SeedSequence) -> None:
-        self._training, self._size, self._seed = plan.training, plan.batch_size, seed
-        self._epoch, self._order = -1, plan.training
-
-    def __getitem__(self, number: int) -> torch.Tensor:
-        epoch, inside = divmod(number, len(self._training) // self._size)
-        if epoch != self._epoch:
-            order = generator(_child(self._seed, 0, epoch)).permutation(len(self._training))
-            self._epoch, self._order = epoch, self._training[torch.from_numpy(order)]
-        return self._order[inside * self._size : (inside + 1) * self._size]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a game stands: all that it needs to go on, bit for bit."""
-
-    critic: Moving
-    generator: Moving
+    critic: AdamState
+    generator: AdamState
     mean: Tensors
-    records: Array  # [steps, NAMES]
+    records: Array
     checks: tuple[Mapping[str, float], ...] = ()
-    best: Tensors = ()  # the mean of parameters at the check that was nearest to held-out data
+    best: Tensors = ()
     best_step: int = 0
     best_distance: float = math.inf
-    stop_reason: str = ""
-    converged: bool = False
-    interrupted: bool = False
+    ending: Ending = RUNNING
     engine: str = ""
     alarms: tuple[Alarm, ...] = ()
-    frames: tuple[tuple[int, torch.Tensor], ...] = ()  # steps and draws of the same noise
+    frames: tuple[tuple[int, torch.Tensor], ...] = ()
 
     @property
     def step(self) -> int:
@@ -116,7 +114,7 @@ class Standing:
         return len(self.records)
 
     def state(self) -> dict[str, Any]:
-        """As plain data."""
+        """The state as plain data."""
         parts = {"critic": self.critic.tensors, "generator": self.generator.tensors, "ema": self.mean}
         found: dict[str, Any] = {name: list(value) for name, value in parts.items()}
         watched = {
@@ -130,11 +128,11 @@ class Standing:
         return {**found, **watched, "records": self.records}
 
     @staticmethod
-    def from_state(state: Mapping[str, Any]) -> Standing:
+    def from_state(state: Mapping[str, Any]) -> GanState:
         """The inverse of ``state``."""
-        critic, own = (_moving(state[name]) for name in ("critic", "generator"))
+        critic, own = (AdamState.of(state[name]) for name in ("critic", "generator"))
         mean = tuple(value.clone() for value in state["ema"])
-        return Standing(
+        return GanState(
             critic,
             own,
             mean,
@@ -147,168 +145,149 @@ class Standing:
             frames=tuple((step, draws) for step, draws in state["frames"]),
         )
 
-    def to(self, device: torch.device) -> Standing:
-        """The same numbers on a device; the same tensors where they are there already."""
+    def to(self, device: torch.device) -> GanState:
+        """The same state on a device; the same tensors where they are there already."""
         mean = tuple(value.to(device) for value in self.mean)
         return replace(self, critic=self.critic.to(device), generator=self.generator.to(device), mean=mean)
 
-    def copied(self) -> Standing:
-        """The same numbers in tensors of their own."""
+    def copied(self) -> GanState:
+        """The same state with tensors of its own."""
         mean = tuple(value.clone() for value in self.mean)
         return replace(self, critic=self.critic.copied(), generator=self.generator.copied(), mean=mean)
 
-    def overwrite(self, other: Standing) -> None:
-        """Take the numbers of another."""
+    def overwrite(self, other: GanState) -> None:
+        """Copy the numbers of another state into these tensors."""
         self.critic.overwrite(other.critic)
         self.generator.overwrite(other.generator)
         for own, value in zip(self.mean, other.mean, strict=True):
             own.copy_(value)
 
 
-def _moving(tensors: list[torch.Tensor]) -> Moving:
-    count = (len(tensors) - 1) // 3
-    parts = [tuple(value.clone() for value in tensors[i * count : (i + 1) * count]) for i in range(3)]
-    return Moving(parts[0], parts[1], parts[2], tensors[-1].clone())
+@dataclass(frozen=True, eq=False)
+class _Game:
+    """One run: what its windows share, and each player's step."""
 
+    players: GanSteps
+    run: GanRun
+    seed: np.random.SeedSequence
+    batches: Batches
+    critic_step: Step
+    generator_step: Step
 
-def _child(seed: np.random.SeedSequence, *key: int) -> np.random.SeedSequence:
-    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, *key))
+    def window(self, at: GanState) -> GanState:
+        """The state after the rest of a window of a hundred steps; tensors are overwritten."""
+        run, device, records = self.run, at.generator.device, []
+        numbers = range(at.step, min(at.step + WINDOW - at.step % WINDOW, run.num_steps))
+        networks = as_int(child(self.seed, 2))
+        for step, given in zip(numbers, _on_device(self._inputs(numbers), device), strict=True):
+            fraction = run.fraction(step)
+            _seed_networks(networks + step, device)
+            for inputs in given[:-1]:
+                args = (*inputs, *at.generator.params)
+                first = self.critic_step(at.critic, run.critic_rate * fraction, args).clone()
+                if run.clip is not None:
+                    torch._foreach_clamp_max_(list(at.critic.params), run.clip)
+                    torch._foreach_clamp_min_(list(at.critic.params), -run.clip)
+            args = (*given[-1], *at.critic.params)
+            second = self.generator_step(at.generator, run.generator_rate * fraction, args)
+            torch._foreach_lerp_(list(at.mean), list(at.generator.params), 1.0 - run.decay(step))
+            records.append(torch.cat([first, second]))
+        return _judged(at, torch.stack(records).double().cpu().numpy())
 
-
-@dataclass(frozen=True)
-class _Steps:
-    """Each player's step."""
-
-    critic: Step
-    generator: Step
-    engine: str
+    def _inputs(self, numbers: range) -> Iterator[list[Tensors]]:
+        """The inputs of each step: one entry for every step of the critic, and the last for the generator."""
+        run, training = self.run, self.run.training
+        for step in numbers:
+            rng, first = generator(child(self.seed, 1, step)), step * run.critic_steps
+            rows = [training[self.batches.at(first + k)] for k in range(run.critic_steps)]
+            yield [self.players.inputs(rng, index, run.noise(step)).tensors for index in (*rows, rows[-1])]
 
 
 def play(
-    players: Players,
-    plan: Plan,
+    players: GanSteps,
+    run: GanRun,
     seed: np.random.SeedSequence,
-    start: Standing,
+    start: GanState,
     *,
     tier: Tier,
     progress: bool,
-    device: torch.device = CPU,
-    after_window: Callable[[Standing], Standing],
-) -> Standing:
-    """Play until ``num_steps`` are done, a number is not finite, a watcher stops it, or Ctrl-C.
+    device: torch.device,
+    after_window: Callable[[GanState], GanState],
+) -> GanState:
+    """Train both players until ``num_steps`` are done, a number is not finite, a check stops it, or Ctrl-C.
 
-    A window that meets a number that is not finite, or is interrupted, is undone. What ``after_window`` sees, and what
-    is returned, is on the CPU.
+    ``after_window`` gets the state on the CPU, where what is returned is too.
     """
-    at = replace(start.to(device).copied(), stop_reason="", converged=False, interrupted=False)
-    batches = Batches(plan, seed)
-    steps = _steps(players, plan, batches[0], at, tier)
-    at = replace(at, engine=steps.engine)
-    with (
-        isolated(),
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        tqdm(total=plan.num_steps, initial=at.step, desc="train", disable=None if progress else True) as bar,
-    ):
-        while at.step < plan.num_steps and not at.stop_reason:
-            before = at.copied()
-            try:
-                records = _window(players, plan, seed, batches, at, steps)
-            except KeyboardInterrupt:
-                at.overwrite(before)
-                at = replace(at, interrupted=True, stop_reason=f"interrupted after {at.step} steps")
-                break
-            at = _judged(at, before, records)
-            bar.update(len(records))
-            if not at.stop_reason:
-                seen = after_window(at.to(CPU))
-                at = replace(seen, critic=at.critic, generator=at.generator, mean=at.mean)
-            bar.set_postfix_str(_said(at, records), refresh=False)
-    at = at.to(CPU)
-    return at if at.stop_reason else replace(at, stop_reason=f"all {plan.num_steps} steps were done")
+    at = replace(start.to(device).copied(), ending=RUNNING)
+    batches = Batches(len(run.training), run.batch_size, child(seed, 0), drops_last=True)
+    engine, game = _game(players, run, seed, batches, at, tier)
+
+    def checked(at: GanState) -> GanState:
+        seen = after_window(at.to(CPU))
+        return replace(seen, critic=at.critic, generator=at.generator, mean=at.mean)
+
+    with isolated(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        return run_windows(
+            replace(at, engine=engine),
+            game.window,
+            num_steps=run.num_steps,
+            describe=_progress_line,
+            after_window=checked,
+            progress=progress,
+        ).to(CPU)
 
 
-def _steps(players: Players, plan: Plan, index: torch.Tensor, at: Standing, tier: Tier) -> _Steps:
-    feed = tuple(value.to(at.generator.device) for value in players.feed(generator(0), index, plan.jitter).tensors)
-    calls = plan.num_steps - at.step
-    engine, critic = make_update(
-        players.critic_gradient, plan.critic_rule, at.critic, (*feed, *at.generator.params), tier=tier, calls=calls
-    )
-    _, own = make_update(
-        players.generator_gradient,
-        plan.generator_rule,
-        at.generator,
-        (*feed, *at.critic.params),
-        tier=tier,
-        calls=calls,
-    )
-    return _Steps(critic, own, engine)
+def _game(
+    players: GanSteps, run: GanRun, seed: np.random.SeedSequence, batches: Batches, at: GanState, tier: Tier
+) -> tuple[str, _Game]:
+    """The tier of the critic's step, and the game with both players' steps."""
+    example = players.inputs(generator(0), run.training[batches.at(0)], run.instance_noise).tensors
+    inputs = tuple(value.to(at.generator.device) for value in example)
+    calls = run.num_steps - at.step
+    given = (*inputs, *at.generator.params)
+    engine, critic = make_update(players.critic_gradient, run.critic_optim, at.critic, given, tier=tier, calls=calls)
+    given = (*inputs, *at.critic.params)
+    _, own = make_update(players.generator_gradient, run.generator_optim, at.generator, given, tier=tier, calls=calls)
+    return engine, _Game(players, run, seed, batches, critic, own)
 
 
-def _seed(number: int, device: torch.device) -> None:
-    """Of what networks draw by themselves, such as dropout: ``torch.manual_seed`` takes 2 % of a step."""
+def _seed_networks(number: int, device: torch.device) -> None:
+    """Seed the numbers that networks draw by themselves, as for dropout.
+
+    ``torch.manual_seed`` would do the same, at 2 % of the time of a step.
+    """
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         torch.cuda.manual_seed_all(number)
 
 
-def _window(
-    players: Players, plan: Plan, seed: np.random.SeedSequence, batches: Batches, at: Standing, steps: _Steps
-) -> Array:
-    """Some steps, ``[steps, NAMES]``; parameters are overwritten."""
-    records = []
-    numbers = range(at.step, min(at.step + WINDOW - at.step % WINDOW, plan.num_steps))
-    feeds, networks = _feeds(players, plan, seed, batches, numbers), as_int(_child(seed, 2))
-    for step, given in zip(numbers, _there(feeds, at.generator.device), strict=True):
-        share = plan.share(step)
-        _seed(networks + step, at.generator.device)
-        for feed in given[:-1]:
-            first = steps.critic(at.critic, plan.critic_rate * share, (*feed, *at.generator.params)).clone()
-            if plan.clip is not None:
-                torch._foreach_clamp_max_(list(at.critic.params), plan.clip)
-                torch._foreach_clamp_min_(list(at.critic.params), -plan.clip)
-        second = steps.generator(at.generator, plan.generator_rate * share, (*given[-1], *at.critic.params))
-        torch._foreach_lerp_(list(at.mean), list(at.generator.params), 1.0 - plan.decay(step))
-        records.append(torch.cat([first, second]))
-    return torch.stack(records).double().cpu().numpy()
-
-
-def _feeds(
-    players: Players, plan: Plan, seed: np.random.SeedSequence, batches: Batches, numbers: range
-) -> Iterator[list[Tensors]]:
-    """What each step takes: one feed for every step of the critic, and the last for that of the generator."""
-    for step in numbers:
-        rng, first = generator(_child(seed, 1, step)), step * plan.critic_steps
-        rows = [batches[first + k] for k in range(plan.critic_steps)]
-        yield [players.feed(rng, index, plan.noise(step)).tensors for index in (*rows, rows[-1])]
-
-
-def _there(feeds: Iterator[list[Tensors]], device: torch.device) -> Iterator[list[Tensors]]:
-    """The same on a device, in one copy for each kind of input: many small ones would take longer than the steps."""
+def _on_device(steps: Iterator[list[Tensors]], device: torch.device) -> Iterator[list[Tensors]]:
+    """The inputs of a window on a device, in one copy for each kind: many small copies take longer than the steps."""
     if device == CPU:
-        yield from feeds
+        yield from steps
         return
-    kept = list(feeds)
-    together = [torch.stack(kind).to(device) for kind in zip(*(feed for step in kept for feed in step), strict=True)]
+    kept = list(steps)
+    together = [torch.stack(kind).to(device) for kind in zip(*(one for step in kept for one in step), strict=True)]
     flat = zip(*(kind.unbind() for kind in together), strict=True)
     for step in kept:
         yield [next(flat) for _ in step]
 
 
-def _said(at: Standing, records: Array) -> str:
-    """For the bar."""
+def _progress_line(at: GanState, done: int) -> str:
+    if not done:
+        return ""
+    records = at.records[-done:]
     parts = [f"critic {records[:, 0].mean():.3f}", f"generator {records[:, -2].mean():.3f}"]
     parts += [f"distance {check['distance']:.3f}" for check in at.checks[-1:]]
     return ", ".join([*parts, *(alarm.kind.upper() for alarm in at.alarms if not alarm.until)])
 
 
-def _judged(at: Standing, before: Standing, records: Array) -> Standing:
-    params = (*at.critic.params, *at.generator.params)
-    if bool(np.isfinite(records).all()) and all(bool(torch.isfinite(value).all()) for value in params):
+def _judged(at: GanState, records: Array) -> GanState:
+    """The state with the records of a window, or with the reason why they end training."""
+    bad = first_bad(records, (*at.critic.params, *at.generator.params))
+    if bad is None:
         return replace(at, records=np.concatenate([at.records, records]))
-    bad = np.argwhere(~np.isfinite(records))
-    which, column = (int(v) for v in bad[0]) if len(bad) else (len(records) - 1, 1)
-    at.overwrite(before)
-    reason = (
-        f"step {at.step + which} met a {NAMES[column]} that is not finite; the parameters before that window are kept"
-    )
-    return replace(at, stop_reason=reason)
+    columns, step = np.flatnonzero(~np.isfinite(records[bad])), at.step + bad
+    name = NAMES[int(columns[0]) if columns.size else 1]
+    reason = f"step {step} met a {name} that is not finite; the parameters before that window are kept"
+    return replace(at, ending=Ending(reason, bad_step=step))

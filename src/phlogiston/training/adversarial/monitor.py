@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from phlogiston.engine.learning.adam import Tensors
 from phlogiston.engine.program.isolate import generator, isolated, spawn
 from phlogiston.stats.divergence.points import squared_distances
 from phlogiston.stats.divergence.slices import along
 from phlogiston.training.adversarial import alarms
 from phlogiston.training.adversarial.critics import Critic, Standard
 from phlogiston.training.adversarial.data import Comparison
-from phlogiston.training.adversarial.loop import Standing
+from phlogiston.training.adversarial.loop import GanState
 from phlogiston.training.adversarial.losses import Loss
-from phlogiston.training.adversarial.steps import RECORD, Players, Regularisers, Tensors
+from phlogiston.training.adversarial.steps import RECORD, GanSteps, Regularisers
+from phlogiston.training.loop import Ending
 
 Array = NDArray[np.float64]
 
@@ -60,7 +62,7 @@ def split(rows: int, batch: int, seed: np.random.SeedSequence) -> tuple[torch.Te
     return (order[:-count].sort().values, order[-count:]) if count >= FEWEST else (torch.arange(rows), order[:0])
 
 
-class Watch:
+class Monitor:
     """Checks of a game on the same rows and the same noise each time.
 
     Args:
@@ -88,10 +90,10 @@ class Watch:
         rows = rows if len(rows) else seen[:_MOST]
         rows = rows[: len(rows) - len(rows) % critic.packing]
         graph = table.generator.traced(len(rows))
-        self._players = Players(table.generator, critic, loss, Regularisers(), table.data, table.conditions, graph)
+        self._players = GanSteps(table.generator, critic, loss, Regularisers(), table.data, table.conditions, graph)
         self._loss, self._schedule = loss, schedule
-        self._feed = self._players.feed(generator(noise), rows, 0.0)
-        self._seen = replace(self._feed, index=seen[: len(rows)])
+        self._inputs = self._players.inputs(generator(noise), rows, 0.0)
+        self._seen = replace(self._inputs, index=seen[: len(rows)])
         self.data = table.data[rows]
         self._flat = _flat(self.data)
         self._scale = Standard.of(self.data).scale
@@ -101,7 +103,7 @@ class Watch:
         towards = generator(directions).standard_normal((self._flat.shape[1], _DIRECTIONS))
         self._directions = towards / np.linalg.norm(towards, axis=0)
 
-    def __call__(self, at: Standing) -> Standing:
+    def __call__(self, at: GanState) -> GanState:
         """Look, where it is time to: a check, alarms, the best so far, a picture, a reason to stop."""
         every = self._schedule.every
         last = int(at.checks[-1]["step"]) if at.checks else 0
@@ -115,9 +117,9 @@ class Watch:
             at = replace(at, frames=(*at.frames, (at.step, draws[:size].clone())))
         return self._checked(at, draws) if looks else at
 
-    def _checked(self, at: Standing, draws: torch.Tensor) -> Standing:
+    def _checked(self, at: GanState, draws: torch.Tensor) -> GanState:
         if not bool(torch.isfinite(draws).all()):
-            return replace(at, stop_reason=f"draws were not finite at step {at.step}")
+            return replace(at, ending=Ending(f"draws were not finite at step {at.step}"))
         distance = self.distance(draws)
         check: dict[str, float] = {
             "step": float(at.step),
@@ -134,14 +136,14 @@ class Watch:
         patience = self._schedule.patience
         if patience and at.step - at.best_step >= patience:
             reason = f"no smaller distance to held-out data in {at.step - at.best_step} steps"
-            return replace(at, stop_reason=reason, converged=True)
+            return replace(at, ending=Ending(reason, converged=True))
         return at
 
-    def _of_critic(self, at: Standing) -> Mapping[str, float]:
+    def _of_critic(self, at: GanState) -> Mapping[str, float]:
         """How the critic does on rows that it has not seen, against what the generator draws now."""
         params = (at.critic.params, at.generator.params)
         with isolated(seed=0):  # networks may draw by themselves
-            real, fake, scores = self._players.judged(*params, self._feed)
+            real, fake, scores = self._players.judged(*params, self._inputs)
             of_seen = self._players.judged(*params, self._seen)[2]
         found = dict(zip(RECORD[2:], scores, strict=True))
         memory = of_seen[_PAIRS] - found["right_pairs"]
@@ -153,7 +155,7 @@ class Watch:
     def drawn(self, params: Tensors) -> torch.Tensor:
         """As many draws as there are rows, always of the same noise."""
         with isolated(seed=0), torch.no_grad():
-            return self._players.generated(params, self._feed)
+            return self._players.generated(params, self._inputs)
 
     def distance(self, draws: torch.Tensor) -> float:
         """Sliced Wasserstein distance to the rows, in their standard deviations."""

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from phlogiston.engine.learning.adam import Tensors
 from phlogiston.engine.learning.elbo_terms import PARAM
 from phlogiston.engine.learning.generator import Generator
 from phlogiston.engine.trace.graph import Graph
 from phlogiston.training.adversarial.critics import Critic
 from phlogiston.training.adversarial.losses import Loss
 
-Tensors = tuple[torch.Tensor, ...]
 RECORD = ("critic_loss", "critic_norm", "right_data", "right_draws", "right_pairs", "mean_data", "mean_draws", "brier")
 
 
@@ -40,20 +40,20 @@ class Regularisers:
 
 
 @dataclass(frozen=True)
-class Feed:
+class StepInputs:
     """What one step takes besides parameters: rows, noise scale and noise."""
 
     index: torch.Tensor
-    jitter: torch.Tensor
+    noise_scale: torch.Tensor
     noises: Tensors
 
     @property
     def tensors(self) -> Tensors:
         """One after another."""
-        return (self.index, self.jitter, *self.noises)
+        return (self.index, self.noise_scale, *self.noises)
 
 
-class Players:
+class GanSteps:
     """The game at minibatches of one size.
 
     Args:
@@ -64,7 +64,7 @@ class Players:
         data: ``[N, ...]``, rows first.
         conditions: of the rows.
         graph: the generator's, for this batch size.
-        jitters: whether noise is added to what the critic sees.
+        instance_noise: whether noise is added to what the critic sees.
     """
 
     def __init__(
@@ -77,43 +77,43 @@ class Players:
         conditions: Tensors,
         graph: Graph,
         *,
-        jitters: bool = False,
+        instance_noise: bool = False,
     ) -> None:
         self._generator, self._critic, self._loss, self._by = generator, critic, loss, regularisers
-        self._data, self._conditions, self._graph, self._jitters = data, conditions, graph, jitters
+        self._data, self._conditions, self._graph, self._instance_noise = data, conditions, graph, instance_noise
         self.widths = (len(critic.initial), len(generator.learned))
 
-    def feed(self, rng: np.random.Generator, index: torch.Tensor, jitter: float) -> Feed:
+    def inputs(self, rng: np.random.Generator, index: torch.Tensor, noise_scale: float) -> StepInputs:
         """One step's inputs."""
         dtype, rows = self._data.dtype, len(index)
         noises = [item.sample(rng, 1)[0] for item in self._graph.noises]
         shape = tuple(self._data.shape[1:])
-        if self._jitters:
+        if self._instance_noise:
             noises += [_normal(rng, (rows, *shape), dtype) for _ in range(2)]
         if self._by.gradient_penalty:
             noises.append(torch.from_numpy(rng.random((rows, *(1 for _ in shape)), dtype=np.float32)).to(dtype))
-        return Feed(index, torch.full((), jitter, dtype=dtype), tuple(noises))
+        return StepInputs(index, torch.full((), noise_scale, dtype=dtype), tuple(noises))
 
     def critic_gradient(self, params: Tensors, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
-        """The record of a critic's step and the direction to climb; ``inputs`` are a feed's and the generator's."""
-        feed, other = self._parted(inputs, self.widths[1])
+        """The record of a critic's step and the direction to climb; ``inputs`` are the step's and the generator's."""
+        given, other = self._parted(inputs, self.widths[1])
         leaves = tuple(value.detach().requires_grad_() for value in params)
         with torch.enable_grad():
             with torch.no_grad():
-                fake = self.generated(other, feed)
-            real, fake = self._seen(feed, fake)
-            loss, outputs = self._critic_loss(leaves, real, fake, feed)
+                fake = self.generated(other, given)
+            real, fake = self._seen(given, fake)
+            loss, outputs = self._critic_loss(leaves, real, fake, given)
             slopes = torch.autograd.grad(loss, leaves, allow_unused=True)
         found = tuple(torch.zeros_like(p) if g is None else -g for p, g in zip(leaves, slopes, strict=True))
         return torch.stack([loss.detach(), _norm(found), *self._scores(*outputs)]), found
 
     def generator_gradient(self, params: Tensors, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
-        """The same of a generator's step; ``inputs`` are a feed's and the critic's parameters."""
-        feed, other = self._parted(inputs, self.widths[0])
+        """The same of a generator's step; ``inputs`` are the step's and the critic's parameters."""
+        given, other = self._parted(inputs, self.widths[0])
         leaves = tuple(value.detach().requires_grad_() for value in params)
         with torch.enable_grad():
-            real, fake = self._seen(feed, self.generated(leaves, feed))
-            conditions = self._labels(feed.index)
+            real, fake = self._seen(given, self.generated(leaves, given))
+            conditions = self._labels(given.index)
             of_fake = self._judged(other, fake, conditions)
             of_real = self._judged(other, real, conditions) if self._loss.pairs else of_fake.detach()
             loss = self._loss.generator(of_real, of_fake)
@@ -121,36 +121,38 @@ class Players:
         found = tuple(torch.zeros_like(p) if g is None else -g for p, g in zip(leaves, slopes, strict=True))
         return torch.stack([loss.detach(), _norm(found)]), found
 
-    def generated(self, params: Tensors, feed: Feed) -> torch.Tensor:
+    def generated(self, params: Tensors, inputs: StepInputs) -> torch.Tensor:
         """The program's draws ``[B, ...]``."""
         named = dict(zip((PARAM + name for name in self._generator.learned), params, strict=True))
-        given: Mapping[str, torch.Tensor] = {**named, "index": feed.index}
-        noises = feed.noises[: len(self._graph.noises)]
+        given: Mapping[str, torch.Tensor] = {**named, "index": inputs.index}
+        noises = inputs.noises[: len(self._graph.noises)]
         with torch.autocast("cpu", torch.bfloat16, enabled=self._by.half, cache_enabled=False):
             (x,) = self._graph.module(*noises, *(given[name] for name in self._graph.inputs))
         return torch.as_tensor(x).to(self._data.dtype)
 
-    def judged(self, critic: Tensors, own: Tensors, feed: Feed) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+    def judged(
+        self, critic: Tensors, own: Tensors, inputs: StepInputs
+    ) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
         """The critic's outputs at data and at draws, and its scores, the ends of a record."""
         with torch.no_grad():
-            real, fake = self._seen(feed, self.generated(own, feed))
-            conditions = self._labels(feed.index)
+            real, fake = self._seen(inputs, self.generated(own, inputs))
+            conditions = self._labels(inputs.index)
             of_real, of_fake = (self._judged(critic, x, conditions) for x in (real, fake))
             return of_real, of_fake, torch.stack(self._scores(of_real, of_fake)).tolist()
 
-    def _parted(self, inputs: Tensors, width: int) -> tuple[Feed, Tensors]:
+    def _parted(self, inputs: Tensors, width: int) -> tuple[StepInputs, Tensors]:
         own = inputs[: len(inputs) - width]
-        return Feed(own[0], own[1], tuple(own[2:])), tuple(inputs[len(inputs) - width :])
+        return StepInputs(own[0], own[1], tuple(own[2:])), tuple(inputs[len(inputs) - width :])
 
     def _labels(self, index: torch.Tensor) -> Tensors:
         return tuple(value.index_select(0, index) for value in self._conditions)
 
-    def _seen(self, feed: Feed, fake: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        real = self._data.index_select(0, feed.index)
-        if self._jitters:
+    def _seen(self, inputs: StepInputs, fake: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        real = self._data.index_select(0, inputs.index)
+        if self._instance_noise:
             first = len(self._graph.noises)
-            real = real + feed.jitter * feed.noises[first]
-            fake = fake + feed.jitter * feed.noises[first + 1]
+            real = real + inputs.noise_scale * inputs.noises[first]
+            fake = fake + inputs.noise_scale * inputs.noises[first + 1]
         return self._critic.packed(real), self._critic.packed(fake)
 
     def _judged(self, params: Tensors, x: torch.Tensor, conditions: Tensors) -> torch.Tensor:
@@ -159,9 +161,9 @@ class Players:
         return found.to(x.dtype)
 
     def _critic_loss(
-        self, params: Tensors, real: torch.Tensor, fake: torch.Tensor, feed: Feed
+        self, params: Tensors, real: torch.Tensor, fake: torch.Tensor, inputs: StepInputs
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        by, labels, count = self._by, self._labels(feed.index), real.shape[0]
+        by, labels, count = self._by, self._labels(inputs.index), real.shape[0]
         both = torch.cat([real, fake]).detach()
         if by.r1 or by.r2:
             both = both.requires_grad_()
@@ -174,7 +176,7 @@ class Players:
             penalty = by.r1 * squares[:count].mean() + by.r2 * squares[count:].mean()
             loss = loss + 0.5 * by.unit**2 * penalty
         if by.gradient_penalty:
-            mix = feed.noises[-1][:: self._critic.packing]
+            mix = inputs.noises[-1][:: self._critic.packing]
             between = torch.lerp(fake, real, mix).detach().requires_grad_()
             value = self._judged(params, between, labels)
             (slope,) = torch.autograd.grad(value.sum(), between, create_graph=True)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from phlogiston.engine.learning.inplace_steps import Moving, Rule
+from phlogiston.engine.learning.adam import AdamState
 from phlogiston.engine.program.isolate import as_int, seed_sequence, spawn
 from phlogiston.engine.trace import devices
 from phlogiston.engine.trace.batched import Tier
@@ -31,10 +31,10 @@ from phlogiston.model.model import Model
 from phlogiston.training.adam import Adam
 from phlogiston.training.adversarial.critics import Critic, Standard
 from phlogiston.training.adversarial.data import Comparison, compared
-from phlogiston.training.adversarial.loop import NAMES, Plan, Standing, play
+from phlogiston.training.adversarial.loop import NAMES, GanRun, GanState, play
 from phlogiston.training.adversarial.losses import LOSSES
-from phlogiston.training.adversarial.monitor import Schedule, Watch, split
-from phlogiston.training.adversarial.steps import Players, Regularisers
+from phlogiston.training.adversarial.monitor import Monitor, Schedule, split
+from phlogiston.training.adversarial.steps import GanSteps, Regularisers
 from phlogiston.training.fitted import Fitted
 
 
@@ -197,41 +197,41 @@ class Adversarial:
         table = compared(model, self.site, torch.float64 if self.precision == "float64" else torch.float32)
         self._fits(len(table.data), table.generator.site.name)
         training, held_out = split(len(table.data), self.batch_size, watching)
-        plan = self._plan(training)
+        run = self._run(training)
         critic = self._critic(table, as_int(making))
         players = self._players(table, critic)
-        watch = Watch(table, critic, LOSSES[self.loss], training, held_out, self._schedule, watching)
-        start = self._start(table, critic, resume_from, plan)
+        monitor = Monitor(table, critic, LOSSES[self.loss], training, held_out, self._schedule, watching)
+        start = self._start(table, critic, resume_from, run)
         networks = (*critic.initial, *start.generator.params)
         device = devices.chosen(self.device, devices.operations_of(self.batch_size, networks))
 
-        def finished(at: Standing) -> Fitted:
-            return self._fitted(model, table, at, watch, seed, before + time.perf_counter() - began)
+        def finished(at: GanState) -> Fitted:
+            return self._fitted(model, table, at, monitor, seed, before + time.perf_counter() - began)
 
-        def watched(at: Standing) -> Standing:
-            at = watch(at)
+        def watched(at: GanState) -> GanState:
+            at = monitor(at)
             if checkpoint is not None:
                 finished(at).save(checkpoint)
             return at
 
         found = play(
             players,
-            plan,
+            run,
             playing,
-            watch(start),
+            monitor(start),
             tier=self.engine,
             progress=progress,
             device=device,
             after_window=watched,
         )
-        if "not finite" in found.stop_reason:
-            warn(f"train: {found.stop_reason}; write: a tenth of the learning rate, or clip=1.0", ConvergenceWarning)
+        if found.ending.bad_step is not None:
+            warn(f"train: {found.ending.reason}; write: a tenth of the learning rate, or clip=1.0", ConvergenceWarning)
         for alarm in found.alarms:
             if not alarm.until:
                 warn(f"train: {alarm}; try {alarm.action}", ConvergenceWarning)
         return finished(found)
 
-    def _players(self, table: Comparison, critic: Critic) -> Players:
+    def _players(self, table: Comparison, critic: Critic) -> GanSteps:
         regularisers = Regularisers(
             r1=self.r1,
             r2=self.r2,
@@ -240,8 +240,8 @@ class Adversarial:
             smooth=self.label_smoothing,
             half=self.precision == "bfloat16",
         )
-        graph, jitters = table.generator.traced(self.batch_size), self.instance_noise > 0.0
-        return Players(
+        graph = table.generator.traced(self.batch_size)
+        return GanSteps(
             table.generator,
             critic,
             LOSSES[self.loss],
@@ -249,7 +249,7 @@ class Adversarial:
             table.data,
             table.conditions,
             graph,
-            jitters=jitters,
+            instance_noise=self.instance_noise > 0.0,
         )
 
     @property
@@ -267,21 +267,21 @@ class Adversarial:
                 )
             )
 
-    def _plan(self, training: torch.Tensor) -> Plan:
+    def _run(self, training: torch.Tensor) -> GanRun:
         other = self.critic_optim or self.optim
-        return Plan(
+        return GanRun(
             num_steps=self.num_steps,
             training=training,
             batch_size=self.batch_size,
             critic_steps=self.critic_steps,
-            critic_rule=Rule(other.beta1, other.beta2, other.epsilon, other.clip),
-            generator_rule=Rule(self.optim.beta1, self.optim.beta2, self.optim.epsilon, self.optim.clip),
+            critic_optim=other.config,
+            generator_optim=self.optim.config,
             critic_rate=other.learning_rate,
             generator_rate=self.optim.learning_rate,
             final=self.final_rate,
             ema=self.ema,
-            jitter=self.instance_noise,
-            jitter_steps=self.instance_noise_steps,
+            instance_noise=self.instance_noise,
+            instance_noise_steps=self.instance_noise_steps,
             clip=self.clip_weights,
         )
 
@@ -298,10 +298,10 @@ class Adversarial:
             seed=seed,
         )
 
-    def _start(self, table: Comparison, critic: Critic, before: Fitted | None, plan: Plan) -> Standing:
+    def _start(self, table: Comparison, critic: Critic, before: Fitted | None, run: GanRun) -> GanState:
         own = tuple(param.unconstrained.to(table.data.dtype) for param in table.generator.learned.values())
-        fresh = Standing(
-            Moving.at(critic.initial), Moving.at(own), tuple(v.clone() for v in own), np.zeros((0, len(NAMES)))
+        fresh = GanState(
+            AdamState.at(critic.initial), AdamState.at(own), tuple(v.clone() for v in own), np.zeros((0, len(NAMES)))
         )
         if before is None:
             return fresh
@@ -309,47 +309,49 @@ class Adversarial:
             raise DataFileError(
                 problem("resume_from", found=f"a {before.method} training", expected="an adversarial one")
             )
-        at = Standing.from_state(before.state)
+        at = GanState.from_state(before.state)
         shapes = [[tuple(v.shape) for v in (*s.critic.params, *s.generator.params)] for s in (at, fresh)]
         if shapes[0] != shapes[1]:
             raise DataFileError(
                 problem("resume_from", found="players of another shape", expected="this program and this critic")
             )
-        if at.step >= plan.num_steps:
-            found = f"{plan.num_steps}, and {at.step} steps done already"
+        if at.step >= run.num_steps:
+            found = f"{run.num_steps}, and {at.step} steps done already"
             raise SettingError(problem("num_steps", found=found, expected="more", fix=f"num_steps={2 * at.step}"))
         return at
 
-    def _fitted(self, model: Model, table: Comparison, at: Standing, watch: Watch, seed: int, seconds: float) -> Fitted:
-        kept, reason = at.mean if self.ema else at.generator.params, at.stop_reason
+    def _fitted(
+        self, model: Model, table: Comparison, at: GanState, watch: Monitor, seed: int, seconds: float
+    ) -> Fitted:
+        kept, reason = at.mean if self.ema else at.generator.params, at.ending.reason
         lasting = [alarm.kind for alarm in at.alarms if not alarm.until]
-        if at.best and (at.converged or lasting):
-            kept, why = at.best, "" if at.converged else f" under an alarm ({', '.join(lasting)})"
+        if at.best and (at.ending.converged or lasting):
+            kept, why = at.best, "" if at.ending.converged else f" under an alarm ({', '.join(lasting)})"
             reason = f"{reason}{why}; the parameters of step {at.best_step}, nearest to the data, are kept"
         learned = table.generator.learned.items()
         params = {name: param.constrained(value) for (name, param), value in zip(learned, kept, strict=True)}
-        draws = watch.drawn(kept)
+        draws = monitor.drawn(kept)
         last = at.records[-200:].mean(0) if at.step else np.full(len(NAMES), np.nan)
         figures = {"steps": float(at.step), **{name: float(v) for name, v in zip(NAMES, last, strict=True)}}
         if at.checks:
-            figures |= {"distance": watch.distance(draws), "left_out": watch.left_out(draws)}
+            figures |= {"distance": monitor.distance(draws), "left_out": monitor.left_out(draws)}
         return Fitted(
             model=table.without(model).with_parameters(params),
             method="adversarial",
             history=_curves(at),
-            converged=at.converged,
+            converged=at.ending.converged,
             stop_reason=reason,
             figures=figures,
-            state=at.state() | {"site": table.generator.site.name, "data": watch.data, "draws": draws},
+            state=at.state() | {"site": table.generator.site.name, "data": monitor.data, "draws": draws},
             seed=seed,
             seconds=seconds,
             engine=at.engine,
-            interrupted=at.interrupted,
+            interrupted=at.ending.interrupted,
             warnings=tuple(map(str, at.alarms)),
         )
 
 
-def _curves(at: Standing) -> dict[str, np.ndarray]:
+def _curves(at: GanState) -> dict[str, np.ndarray]:
     """Of every step, and, by "check_step", of every check."""
     of_steps = {name: at.records[:, i] for i, name in enumerate(NAMES)}
     steps = {

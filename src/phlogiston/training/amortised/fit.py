@@ -8,50 +8,26 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from phlogiston.engine.learning.inplace_steps import Rule
 from phlogiston.engine.program.isolate import seed_sequence, spawn
 from phlogiston.engine.trace import devices
 from phlogiston.engine.trace.batched import Tier
 from phlogiston.errors import ConvergenceWarning, DataFileError, SettingError, problem, warn
 from phlogiston.model.model import Model
 from phlogiston.posterior.posterior import Posterior
-from phlogiston.training.amortised.epochs import Plan, Training, learn
+from phlogiston.training.adam import Adam
+from phlogiston.training.amortised.epochs import EpochRun, EpochState, learn
 from phlogiston.training.amortised.guide import Amortized, AmortizedGuide
 from phlogiston.training.amortised.objective import RECORD, MinibatchObjective, Weighing
 from phlogiston.training.fitted import Fitted
 
 Precision = Literal["float32", "float64", "bfloat16"]
 _AN_AVERAGE = 100  # steps, at the end of training, that the reported bound is averaged over
-
-
-class Optimiser(Protocol):
-    """Adam's settings."""
-
-    @property
-    def learning_rate(self) -> float:
-        """At the start."""
-
-    @property
-    def beta1(self) -> float:
-        """Of the mean."""
-
-    @property
-    def beta2(self) -> float:
-        """Of the mean square."""
-
-    @property
-    def epsilon(self) -> float:
-        """Added to the root."""
-
-    @property
-    def clip(self) -> float | None:
-        """Largest norm of the gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +37,7 @@ class Learning:
     guide: Amortized
     num_steps: int
     batch_size: int | None
-    optim: Optimiser
+    optim: Adam
     cosine: bool
     stop: bool
     tolerance: float
@@ -76,7 +52,7 @@ class Learning:
         """Of parameters."""
         return torch.float64 if self.precision == "float64" else torch.float32
 
-    def plan(self, objective: MinibatchObjective, dim: int) -> Plan:
+    def plan(self, objective: MinibatchObjective, dim: int) -> EpochRun:
         """The course of training.
 
         Raises:
@@ -101,8 +77,7 @@ class Learning:
                     fix=f"kl_warmup={self.num_steps // 2}",
                 )
             )
-        rule = Rule(self.optim.beta1, self.optim.beta2, self.optim.epsilon, self.optim.clip)
-        return Plan(
+        return EpochRun(
             num_steps=self.num_steps,
             rows=rows,
             batch_size=self.batch_size or rows,
@@ -112,7 +87,7 @@ class Learning:
             cosine=self.cosine,
             kl_warmup=self.kl_warmup,
             tolerance=self.tolerance / rows if self.stop else None,
-            rule=rule,
+            optim=self.optim.config,
         )
 
     @property
@@ -148,11 +123,11 @@ def fit(
     start = _resumed(resume_from, objective, plan)
     device = devices.chosen(settings.device, devices.operations_of(plan.batch_size, objective.initial))
 
-    def finished(at: Training) -> Fitted:
-        at = at.at_home()
+    def finished(at: EpochState) -> Fitted:
+        at = at.on_cpu()
         return _fitted(settings, model, objective, guide, at, seed=seed, seconds=before + time.perf_counter() - began)
 
-    def keep(at: Training) -> None:
+    def keep(at: EpochState) -> None:
         if checkpoint is not None:
             finished(at).save(checkpoint)
 
@@ -166,9 +141,9 @@ def fit(
         device=device,
         after_window=keep,
     )
-    if found.bad_step is not None:
+    if found.ending.bad_step is not None:
         warn(
-            f"train: {found.stop_reason}; write: ph.Adam(learning_rate=...) a tenth of it, or clip=10.0",
+            f"train: {found.ending.reason}; write: ph.Adam(learning_rate=...) a tenth of it, or clip=10.0",
             ConvergenceWarning,
         )
     return finished(found)
@@ -190,7 +165,7 @@ def infer_amortised(settings: Learning, model: Model, *, seed: int, progress: bo
     )
 
 
-def _resumed(before: Fitted | None, objective: MinibatchObjective, plan: Plan) -> Training | None:
+def _resumed(before: Fitted | None, objective: MinibatchObjective, plan: EpochRun) -> EpochState | None:
     if before is None:
         return None
     known = {name: tuple(value.shape) for name, value in zip(objective.names, objective.initial, strict=True)}
@@ -204,7 +179,7 @@ def _resumed(before: Fitted | None, objective: MinibatchObjective, plan: Plan) -
                 expected=f"{known.get(name, 'none')}, as this program and guide have it",
             )
         )
-    at = Training.from_state(before.state, objective.names)
+    at = EpochState.from_state(before.state, objective.names)
     if at.step >= plan.num_steps:
         raise SettingError(
             problem(
@@ -222,12 +197,12 @@ def _fitted(
     model: Model,
     objective: MinibatchObjective,
     guide: AmortizedGuide,
-    at: Training,
+    at: EpochState,
     *,
     seed: int,
     seconds: float,
 ) -> Fitted:
-    params = objective.constrained(at.moving.params)
+    params = objective.constrained(at.adam.params)
     last = at.records[-_AN_AVERAGE:].mean(0) if at.step else np.full(len(objective.record_names), np.nan)
     plan_weights = np.minimum(1.0, np.arange(1, at.step + 1) / settings.kl_warmup) if settings.kl_warmup else None
     rows = guide.split.plate.size  # the history is of all data, as everywhere: a datum's bound N times
@@ -238,14 +213,14 @@ def _fitted(
     return Fitted(
         model=model.with_parameters(params),
         method="svi",
-        guide=_trained(guide, objective.encoder_weights(at.moving.params)),
+        guide=_trained(guide, objective.encoder_weights(at.adam.params)),
         history={
             "step": np.arange(at.step),
             **curves,
             "kl_weight": np.ones(at.step) if plan_weights is None else plan_weights,
         },
-        converged=at.converged,
-        stop_reason=at.stop_reason,
+        converged=at.ending.converged,
+        stop_reason=at.ending.reason,
         figures={
             "steps": float(at.step),
             **{name: rows * float(value) for name, value in zip(RECORD, last, strict=False)},
@@ -255,7 +230,7 @@ def _fitted(
         seed=seed,
         seconds=seconds,
         engine=at.engine,
-        interrupted=at.interrupted,
+        interrupted=at.ending.interrupted,
     )
 
 
