@@ -73,6 +73,7 @@ from phlogiston.stats.elbo import Decomposition as Decomposition
 from phlogiston.stats.estimate import Estimate as Estimate
 from phlogiston.stats.loo import Loo as Loo
 from phlogiston.training.adam import Adam as Adam
+from phlogiston.training.adversarial.losses import Loss as Loss
 from phlogiston.training.adversarial.trainer import Adversarial as Adversarial
 from phlogiston.training.amortised.guide import Amortized as Amortized
 from phlogiston.training.evaluate.gap import GapSplit as GapSplit
@@ -80,6 +81,9 @@ from phlogiston.training.evaluate.likelihood import Bound as Bound
 from phlogiston.training.evaluate.likelihood import Likelihood as Likelihood
 from phlogiston.training.evaluate.usage import Usage as Usage
 from phlogiston.training.fitted import Fitted as Fitted
+from phlogiston.training.guides import FlatFamily as FlatFamily
+from phlogiston.training.guides import Guide as Guide
+from phlogiston.training.guides import GuideStart as GuideStart
 from phlogiston.training.train import train as train
 
 __version__: str

@@ -18,10 +18,16 @@ from torch import nn
 
 import phlogiston as ph
 from phlogiston.diagnostics.checks.gan import check_distance, check_game
-from phlogiston.training.adversarial import alarms
-from phlogiston.training.adversarial.alarms import Alarm
 from phlogiston.training.adversarial.losses import LOSSES
-from phlogiston.training.adversarial.monitor import Schedule, calibration_error, centres, occupied, split
+from phlogiston.training.adversarial.monitor import (
+    Schedule,
+    calibration_error,
+    centres,
+    faults,
+    occupied,
+    split,
+    updated_alarms,
+)
 from phlogiston.training.fitted import Fitted
 
 ANGLES = torch.arange(8) * math.pi / 4.0
@@ -108,15 +114,15 @@ def check(step: int, **numbers: float) -> dict[str, float]:
 def test_an_alarm_is_raised_by_two_checks_and_ends() -> None:
     loss = LOSSES["relativistic"]
     bad = [check(step, missing=0.5 + step / 1000) for step in (100, 200, 300)]
-    once = alarms.after((), None, bad[0], loss)
+    once = updated_alarms((), None, bad[0], loss)
     assert once == ()
-    raised = alarms.after(once, bad[0], bad[1], loss)
+    raised = updated_alarms(once, bad[0], bad[1], loss)
     assert [(a.kind, a.since, a.until, a.number) for a in raised] == [("mode collapse", 200, 0, 0.7)]
-    worse = alarms.after(raised, bad[1], bad[2], loss)
+    worse = updated_alarms(raised, bad[1], bad[2], loss)
     assert worse[0].number == pytest.approx(0.8)
-    over = alarms.after(worse, bad[2], check(400), loss)
+    over = updated_alarms(worse, bad[2], check(400), loss)
     assert str(over[0]) == "mode collapse, steps 200 to 400: the draws left out 80% of the data"
-    assert alarms.after(over, check(400), check(500, missing=0.9), loss) == over
+    assert updated_alarms(over, check(400), check(500, missing=0.9), loss) == over
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,7 @@ def test_an_alarm_is_raised_by_two_checks_and_ends() -> None:
     ],
 )
 def test_alarms_know_the_loss(loss: str, numbers: dict[str, float], kinds: list[str]) -> None:
-    assert list(alarms.wrong(check(100, **numbers), LOSSES[loss])) == kinds
+    assert list(faults(check(100, **numbers), LOSSES[loss])) == kinds
 
 
 def test_cells_of_k_means_see_what_is_left_out() -> None:

@@ -27,7 +27,7 @@ from phlogiston.training.amortised.guide import Amortized
 from phlogiston.training.amortised.latents import split_of
 from phlogiston.training.bounds import Bound, Gradient
 from phlogiston.training.fitted import Fitted
-from phlogiston.training.named_guides import GUIDES
+from phlogiston.training.guides import GUIDES, FlatFamily, is_flat
 
 BOUNDS: tuple[str, ...] = ("elbo", "iwae", "renyi")
 _OPTIM = Adam(learning_rate=0.05)
@@ -48,10 +48,10 @@ class SVI:
         guide: "normal" (independent), "multivariate_normal", "low_rank" (normals with any covariance, or one of
             ``rank`` directions beside the diagonal), "structured" (elements of a plate depend on what is outside it,
             not on each other), "flow" (a neural spline flow; needs zuko), "laplace" (see ``ph.Laplace``), "delta" (a
-            point; see ``ph.MAP``): densities on the unconstrained scale. Or a Pyro guide, on the program's inputs or on
-            none; latents that it lacks get an independent normal, discrete ones are summed out, its own discrete ones
-            use the score function, or are summed over in the ELBO where they say ``infer={"enumerate": "parallel"}``.
-            Or a family of guides, such as ``ph.Amortized()``.
+            point; see ``ph.MAP``), or a ``ph.FlatFamily``: densities on the unconstrained scale. Or a Pyro guide, on
+            the program's inputs or on none; latents that it lacks get an independent normal, discrete ones are summed
+            out, its own discrete ones use the score function, or are summed over in the ELBO where they say
+            ``infer={"enumerate": "parallel"}``. Or a family of guides, such as ``ph.Amortized()``.
         bound: "elbo"; "iwae", the importance-weighted bound of ``num_particles`` draws; "renyi", of order ``alpha``.
         gradient: "sticking" leaves the guide's own score out, whose mean is zero: sticking the landing, and DReG for
             the importance-weighted bound; "pathwise" keeps it. Guides that are programs use "pathwise", with KL
@@ -93,7 +93,7 @@ class SVI:
         True
     """
 
-    guide: str | Callable[..., Any] | GuideFamily = "normal"
+    guide: str | FlatFamily | Callable[..., Any] | GuideFamily = "normal"
     bound: Bound = "elbo"
     gradient: Gradient = "sticking"
     alpha: float = 0.5
@@ -157,7 +157,7 @@ class SVI:
         elif isinstance(self.guide, type):
             fix = f"guide={self.guide.__name__}()"
             raise SettingError(problem("guide", found=f"the class {self.guide.__name__}", expected="a guide", fix=fix))
-        elif not callable(self.guide) and not isinstance(self.guide, GuideFamily):
+        elif not callable(self.guide) and not isinstance(self.guide, (FlatFamily, GuideFamily)):
             raise SettingError(
                 problem("guide", found=repr(self.guide), expected="a name, a Pyro guide or ph.Amortized()")
             )
@@ -186,7 +186,7 @@ class SVI:
             count, seed = self.num_samples, secrets.randbits(32) if seed is None else seed
             return fitting.infer_amortised(learning, model, seed=seed, progress=progress, num_samples=count)
         self._refuse_device()
-        if isinstance(self.guide, str) and self.batch_size is None and self.dtype != "float32":
+        if is_flat(self.guide) and self.batch_size is None and self.dtype != "float32":
             return fit_flat(self, model, seed, progress)
         return fit_learned(self, model, seed, progress)
 

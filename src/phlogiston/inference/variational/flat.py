@@ -18,9 +18,8 @@ from phlogiston.inference.variational.learned import PARTICLES
 from phlogiston.inference.variational.results import explained, result_of, schedule_of
 from phlogiston.model.model import Model
 from phlogiston.training.bounds import bound_and_gradient
-from phlogiston.training.guides import Guide
+from phlogiston.training.guides import Guide, GuideStart, guide_for, is_flat
 from phlogiston.training.maximise import Objective, maximise
-from phlogiston.training.named_guides import named_guide
 
 if TYPE_CHECKING:
     from phlogiston.inference.methods.svi import SVI
@@ -34,7 +33,8 @@ def fit_flat(settings: SVI, model: Model, seed: int | None, progress: bool) -> R
     starting, optimising, drawing, discrete = spawn(seed, 4)
     refuse_improper(model, target, starting)
     first = first_point(target, settings.initial, starting)
-    guide = named_guide(str(settings.guide), target.slots, first, settings.rank)
+    assert is_flat(settings.guide)
+    guide = guide_for(settings.guide, GuideStart(first, target.slots, settings.rank))
     found = maximise(
         _objective(settings, guide, target),
         settings.optim,

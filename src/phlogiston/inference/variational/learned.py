@@ -22,9 +22,8 @@ from phlogiston.inference.variational.results import explained, schedule_of
 from phlogiston.model.model import Model
 from phlogiston.training.batches import Batches
 from phlogiston.training.elbo import Weighting, learned_objective
-from phlogiston.training.guides import Guide
+from phlogiston.training.guides import FlatFamily, Guide, GuideStart, guide_for, is_flat
 from phlogiston.training.maximise import Objective, OptimState, maximise
-from phlogiston.training.named_guides import named_guide
 
 if TYPE_CHECKING:
     from phlogiston.inference.methods.svi import SVI
@@ -113,9 +112,9 @@ def learn(
     return at(found)
 
 
-def _guide_program(settings: SVI, model: Model, seed: int) -> tuple[Callable[..., Any] | None, str]:
-    """The guide as a program, and the name of the guide for latents that it lacks."""
-    if isinstance(settings.guide, str):
+def _guide_program(settings: SVI, model: Model, seed: int) -> tuple[Callable[..., Any] | None, str | FlatFamily]:
+    """The guide as a program, and the name or family of the guide for latents that it lacks."""
+    if isinstance(settings.guide, (str, FlatFamily)):
         return None, settings.guide
     if isinstance(settings.guide, GuideFamily):
         rest = getattr(settings.guide, "rest", "normal")
@@ -127,7 +126,7 @@ def _row_plate(settings: SVI, model: Model, guide: Any) -> Plate | None:
     sites = model.structure.observable
     known = {plate.name for site in sites for plate in site.plates}
     by_row = settings.bound != "elbo" or settings.free_bits > 0.0  # row by row only where that makes a difference
-    if settings.batch_size is None and settings.plate is None and not (by_row and known and not isinstance(guide, str)):
+    if settings.batch_size is None and settings.plate is None and not (by_row and known and not is_flat(guide)):
         return None
     if settings.plate is not None and settings.plate not in known:
         raise ModelError(
@@ -155,13 +154,13 @@ def _row_plate(settings: SVI, model: Model, guide: Any) -> Plate | None:
 
 
 def _guide_of_rest(
-    settings: SVI, name: str, learning: Learning, seed: np.random.SeedSequence, dtype: torch.dtype
+    settings: SVI, family: str | FlatFamily, learning: Learning, seed: np.random.SeedSequence, dtype: torch.dtype
 ) -> Guide | None:
     if not learning.width:
         return None
     near = generator(seed).standard_normal(learning.width)
     loc = torch.from_numpy(0.3 * near).to(dtype)
-    return named_guide(name, learning.slots, loc, settings.rank)
+    return guide_for(family, GuideStart(loc, learning.slots, settings.rank))
 
 
 def _term_without_number(objective: Objective, found: OptimState, seed: np.random.SeedSequence) -> str:

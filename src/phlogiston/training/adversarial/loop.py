@@ -15,7 +15,6 @@ from phlogiston.engine.learning.inplace_steps import Step, make_update
 from phlogiston.engine.program.isolate import as_int, generator, isolated
 from phlogiston.engine.trace.batched import Tier
 from phlogiston.engine.trace.devices import CPU
-from phlogiston.training.adversarial.alarms import Alarm
 from phlogiston.training.adversarial.steps import RECORD, GanSteps
 from phlogiston.training.batches import Batches, child
 from phlogiston.training.loop import RUNNING, Ending, first_bad, run_windows
@@ -74,6 +73,41 @@ class GanRun:
     def decay(self, step: int) -> float:
         """The decay of the mean of the parameters, which starts as a plain mean of the first iterates."""
         return min(self.ema, (1.0 + step) / (10.0 + step))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """Something that was wrong at two checks in a row.
+
+    Args:
+        kind: "mode collapse", "critic wins" or "critic memorises".
+        since: the step of the second of them.
+        until: the step at which it was over; 0 while it lasts.
+        number: the worst that was measured.
+    """
+
+    kind: str
+    since: int
+    number: float
+    until: int = 0
+
+    def __str__(self) -> str:
+        span = f"steps {self.since} to {self.until}" if self.until else f"from step {self.since} on"
+        meaning = {
+            "mode collapse": "the draws left out {:.0%} of the data",
+            "critic wins": "the critic was right about {:.1%} of what it saw",
+            "critic memorises": "the critic told {:.0%} more of the training data than of held-out data from draws",
+        }[self.kind].format(self.number)
+        return f"{self.kind}, {span}: {meaning}"
+
+    @property
+    def action(self) -> str:
+        """What to do about it."""
+        return {
+            "mode collapse": 'loss="relativistic" with r1 and r2, packing=2, or a smaller learning rate',
+            "critic wins": "a larger r1 and r2, instance_noise, a smaller critic_optim rate, or fewer critic_steps",
+            "critic memorises": "more data, a larger r1, instance_noise, or a smaller critic",
+        }[self.kind]
 
 
 @dataclass(frozen=True)

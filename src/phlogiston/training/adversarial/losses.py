@@ -1,13 +1,17 @@
-r"""One loss per player: what critic and generator each let fall, as functions of the critic's outputs."""
+"""Losses of adversarial training by name: one for the critic and one for the generator."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.functional import relu, softplus
+
+from phlogiston.errors import SettingError, problem
+from phlogiston.model.registry import Registry
 
 Tensor = torch.Tensor
 Of = Callable[[Tensor, Tensor], Tensor]
@@ -15,16 +19,28 @@ Of = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """A game.
+    """Both players' losses, as functions of the critic's outputs ``[B]``.
 
     Args:
-        critic: outputs at data and at draws -> what the critic lets fall, a mean over rows.
-        generator: the same for the generator.
-        pairs: whether the generator's loss looks at data too.
-        smoothable: whether labels can be smoothed.
+        critic: outputs at data, at draws, and the label smoothing -> the loss that the critic minimises, a mean.
+        generator: outputs at data and at draws -> the loss that the generator minimises, a mean.
+        pairs: whether the generator's loss depends on the outputs at data.
+        smoothable: whether the critic's loss takes label smoothing.
         logistic: whether outputs are log odds of being data.
         threshold: the output above which a row counts as data; None where outputs have no such zero.
-        won: the share that the critic is right about from which on it teaches the generator nothing.
+        won: the fraction of rows that the critic gets right above which it teaches the generator nothing.
+
+    Example:
+        >>> cubic = ph.Loss(
+        ...     critic=lambda real, fake, smooth: ((1.0 - real).abs() ** 3 + (1.0 + fake).abs() ** 3).mean(),
+        ...     generator=lambda real, fake: -fake.mean(),
+        ... )
+        >>> ph.Adversarial(loss=cubic).loss is cubic
+        True
+        >>> ph.register("loss", "cubic", cubic)
+        >>> ph.Adversarial(loss="cubic").loss
+        'cubic'
+        >>> LOSSES.unregister("cubic")
     """
 
     critic: Callable[[Tensor, Tensor, float], Tensor]
@@ -59,7 +75,7 @@ def _f_gan(activation: Callable[[Tensor], Tensor], conjugate: Callable[[Tensor],
 
 _LOG2 = 0.6931471805599453
 
-LOSSES: dict[str, Loss] = {
+_LOSSES: dict[str, Loss] = {
     "minimax": Loss(
         critic=_logistic,
         generator=lambda real, fake: -softplus(fake).mean(),
@@ -98,3 +114,24 @@ LOSSES: dict[str, Loss] = {
     "f_pearson": _f_gan(lambda v: v, lambda t: 0.25 * t.square() + t),
     "f_hellinger": _f_gan(lambda v: 1.0 - torch.exp(-v), lambda t: t / (1.0 - t)),
 }
+
+LOSSES = Registry(
+    "loss", _LOSSES, accepts=lambda item: isinstance(item, Loss), expected="ph.Loss(critic=..., generator=...)"
+)
+
+
+def loss_of(setting: Any) -> Loss:
+    """The loss that a setting names or is.
+
+    Raises:
+        SettingError: it is neither.
+        UnknownName: there is no loss of that name.
+    """
+    if isinstance(setting, Loss):
+        return setting
+    if not isinstance(setting, str):
+        raise SettingError(
+            problem("loss", found=repr(setting), expected="a name, or ph.Loss(critic=..., generator=...)")
+        )
+    loss: Loss = LOSSES[setting]
+    return loss

@@ -13,10 +13,9 @@ from phlogiston.engine.learning.adam import Tensors
 from phlogiston.engine.program.isolate import generator, isolated, spawn
 from phlogiston.stats.divergence.points import squared_distances
 from phlogiston.stats.divergence.slices import along
-from phlogiston.training.adversarial import alarms
 from phlogiston.training.adversarial.critics import Critic, Standard
 from phlogiston.training.adversarial.data import Comparison
-from phlogiston.training.adversarial.loop import GanState
+from phlogiston.training.adversarial.loop import Alarm, GanState
 from phlogiston.training.adversarial.losses import Loss
 from phlogiston.training.adversarial.steps import RECORD, GanSteps, Regularisers
 from phlogiston.training.loop import Ending
@@ -30,6 +29,42 @@ _DIRECTIONS = 50
 _NUMBERS_OF_A_FRAME = 100_000
 _BINS = 10
 _PAIRS = RECORD[2:].index("right_pairs")
+MISSING, MEMORY = 0.4, 0.2  # fractions of the data; of pairs
+
+
+def faults(check: Mapping[str, float], loss: Loss) -> dict[str, float]:
+    """What is wrong at one check, with its number.
+
+    A critic that is nearly always right teaches the generator nothing where its loss is flat there. That happens soon
+    with the saturating loss, later with the others, and never with Wasserstein's, whose outputs are no odds.
+    """
+    found = {}
+    if check["missing"] >= MISSING:
+        found["mode collapse"] = check["missing"]
+    right = check["right_pairs"] if loss.threshold is None else min(check["right_data"], check["right_draws"])
+    if right >= loss.won:
+        found["critic wins"] = right
+    if check["memory"] >= MEMORY:
+        found["critic memorises"] = check["memory"]
+    return found
+
+
+def updated_alarms(
+    alarms: tuple[Alarm, ...], before: Mapping[str, float] | None, now: Mapping[str, float], loss: Loss
+) -> tuple[Alarm, ...]:
+    """The alarms after a check: raised where it confirms the one before, over where it denies them."""
+    found, earlier, step = faults(now, loss), {} if before is None else faults(before, loss), int(now["step"])
+    kept = []
+    for alarm in alarms:
+        if alarm.until:
+            kept.append(alarm)
+        elif alarm.kind in found:
+            kept.append(replace(alarm, number=max(alarm.number, found[alarm.kind])))
+        else:
+            kept.append(replace(alarm, until=step))
+    lasting = {alarm.kind for alarm in kept if not alarm.until}
+    fresh = [kind for kind in found if kind in earlier and kind not in lasting]
+    return (*kept, *(Alarm(kind=kind, since=step, number=found[kind]) for kind in fresh))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +163,7 @@ class Monitor:
             "spread": float(_flat(draws).std(0).mean() / max(self._flat.std(0).mean(), 1e-12)),
             **self._of_critic(at),
         }
-        raised = alarms.after(at.alarms, at.checks[-1] if at.checks else None, check, self._loss)
+        raised = updated_alarms(at.alarms, at.checks[-1] if at.checks else None, check, self._loss)
         at = replace(at, checks=(*at.checks, check), alarms=raised)
         if not at.best or distance < at.best_distance:
             kept = tuple(value.clone() for value in at.mean)

@@ -32,7 +32,7 @@ from phlogiston.training.adam import Adam
 from phlogiston.training.adversarial.critics import Critic, Standard
 from phlogiston.training.adversarial.data import Comparison, compared
 from phlogiston.training.adversarial.loop import NAMES, GanRun, GanState, play
-from phlogiston.training.adversarial.losses import LOSSES
+from phlogiston.training.adversarial.losses import LOSSES, Loss, loss_of
 from phlogiston.training.adversarial.monitor import Monitor, Schedule, split
 from phlogiston.training.adversarial.steps import GanSteps, Regularisers
 from phlogiston.training.fitted import Fitted
@@ -60,7 +60,7 @@ class Adversarial:
             class) that gives ``[B]`` or ``[B, 1]``; None for two hidden layers of 128.
         loss: "relativistic", "non_saturating", "minimax" (saturating), "hinge", "least_squares", "wasserstein" (with
             ``gradient_penalty`` or ``clip_weights``), or the variational bound of an f-divergence: "f_kl",
-            "f_reverse_kl", "f_js", "f_pearson", "f_hellinger".
+            "f_reverse_kl", "f_js", "f_pearson", "f_hellinger". Or a ``ph.Loss`` of your own.
         r1: weight of the critic's squared gradient at data, halved, for data measured in their own standard deviation.
         r2: the same at draws.
         gradient_penalty: weight of the squared distance of the gradient's norm from one, between data and draws.
@@ -112,7 +112,7 @@ class Adversarial:
     """
 
     critic: torch.nn.Module | None = None
-    loss: str = "relativistic"
+    loss: str | Loss = "relativistic"
     r1: float = 0.02
     r2: float = 0.02
     gradient_penalty: float = 0.0
@@ -140,7 +140,9 @@ class Adversarial:
     paper: ClassVar[str] = "Goodfellow et al. 2014; Huang et al. 2024"
 
     def __post_init__(self) -> None:
-        one_of(tuple(LOSSES), loss=self.loss)
+        if isinstance(self.loss, str):
+            one_of(tuple(LOSSES), loss=self.loss)
+        loss = loss_of(self.loss)
         one_of(("float32", "float64", "bfloat16"), precision=self.precision)
         one_of(("auto", "compiled", "graph", "loop"), engine=self.engine)
         devices.check(self.device)
@@ -161,8 +163,8 @@ class Adversarial:
         non_negative(r1=self.r1, r2=self.r2, gradient_penalty=self.gradient_penalty, instance_noise=self.instance_noise)
         unit_interval(label_smoothing=self.label_smoothing, ema=self.ema, final_rate=self.final_rate)
         self._check_kinds()
-        if self.label_smoothing and not LOSSES[self.loss].smoothable:
-            able = ", ".join(name for name, loss in LOSSES.items() if loss.smoothable)
+        if self.label_smoothing and not loss.smoothable:
+            able = ", ".join(name for name in LOSSES if LOSSES[name].smoothable)
             raise SettingError(problem("label_smoothing", found=f"loss={self.loss!r}", expected=f"one of {able}"))
         if self.batch_size % self.packing:
             raise SettingError(
@@ -200,7 +202,7 @@ class Adversarial:
         run = self._run(training)
         critic = self._critic(table, as_int(making))
         players = self._players(table, critic)
-        monitor = Monitor(table, critic, LOSSES[self.loss], training, held_out, self._schedule, watching)
+        monitor = Monitor(table, critic, loss_of(self.loss), training, held_out, self._schedule, watching)
         start = self._start(table, critic, resume_from, run)
         networks = (*critic.initial, *start.generator.params)
         device = devices.chosen(self.device, devices.operations_of(self.batch_size, networks))
@@ -244,7 +246,7 @@ class Adversarial:
         return GanSteps(
             table.generator,
             critic,
-            LOSSES[self.loss],
+            loss_of(self.loss),
             regularisers,
             table.data,
             table.conditions,
@@ -321,7 +323,7 @@ class Adversarial:
         return at
 
     def _fitted(
-        self, model: Model, table: Comparison, at: GanState, watch: Monitor, seed: int, seconds: float
+        self, model: Model, table: Comparison, at: GanState, monitor: Monitor, seed: int, seconds: float
     ) -> Fitted:
         kept, reason = at.mean if self.ema else at.generator.params, at.ending.reason
         lasting = [alarm.kind for alarm in at.alarms if not alarm.until]

@@ -1,4 +1,4 @@
-"""How an encoder reads the data of a plate's elements: as one tensor, ``[N, ...]``."""
+"""Data of a plate's elements as one tensor ``[N, ...]``, laid out for an encoder."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import torch
 from torch import nn
 
 from phlogiston.errors import SettingError, problem
-from phlogiston.training.amortised.bodies import Bag, Images, Perceptron
-from phlogiston.training.amortised.encoders import Standardise
-from phlogiston.training.amortised.latents import Datum
+from phlogiston.training.amortised.encoders import ConvEncoder, DeepSet, Perceptron, Standardise
+from phlogiston.training.amortised.latents import DataSite
 
 Kind = Literal["raw", "mlp", "conv", "set"]
 _SMALLEST_IMAGE = 6
 
 
-def kind_of(data: Sequence[Datum], wanted: str, *, own: bool) -> Kind:
+def kind_of(data: Sequence[DataSite], wanted: str, *, own: bool) -> Kind:
     """The network that suits the data, or the one that was asked for where it can read them.
 
     Raises:
@@ -49,7 +48,7 @@ def kind_of(data: Sequence[Datum], wanted: str, *, own: bool) -> Kind:
     return "mlp" if wanted == "mlp" else "conv" if wanted == "conv" else "set"
 
 
-def features_of(data: Sequence[Datum], kind: Kind) -> torch.Tensor:
+def features_of(data: Sequence[DataSite], kind: Kind) -> torch.Tensor:
     """``[N, ...]``: the data as they are, or in one row (mlp), or ``[N, M, F + 1]`` with presence last (set)."""
     if kind in ("raw", "conv"):
         return data[0].value
@@ -64,7 +63,7 @@ def _row(value: torch.Tensor) -> torch.Tensor:
     return value.reshape(len(value), -1)
 
 
-def _sets(data: Sequence[Datum]) -> torch.Tensor:
+def _sets(data: Sequence[DataSite]) -> torch.Tensor:
     """Elements of every inner plate in one dimension; what a datum has once is repeated for each."""
     size = max(math.prod(plate.size for plate in datum.inner) for datum in data)
     columns, presence = [], torch.ones(len(data[0].value), size, 1)
@@ -87,14 +86,16 @@ class Body:
     width: int
 
 
-def body_for(data: Sequence[Datum], kind: Kind, features: torch.Tensor, hidden: Sequence[int], channels: int) -> Body:
+def body_for(
+    data: Sequence[DataSite], kind: Kind, features: torch.Tensor, hidden: Sequence[int], channels: int
+) -> Body:
     """A network of the kind for features like these, which first standardises them unless they are all discrete."""
     discrete = all(datum.discrete for datum in data)
-    made: Perceptron | Images | Bag
+    made: Perceptron | ConvEncoder | DeepSet
     if kind == "conv":
-        made = Images(features.shape[1:], channels, hidden)
+        made = ConvEncoder(features.shape[1:], channels, hidden)
     elif kind == "set":
-        made = Bag(features.shape[-1] - 1, float(features[..., -1].sum(1).mean()), hidden)
+        made = DeepSet(features.shape[-1] - 1, float(features[..., -1].sum(1).mean()), hidden)
     else:
         made = Perceptron(features[0].numel(), hidden)
     if discrete:

@@ -21,7 +21,7 @@ from phlogiston.errors import AmortisationWarning, ModelError, SettingError, Uns
 from phlogiston.model.model import Model
 from phlogiston.training.amortised.encoders import Encoder
 from phlogiston.training.amortised.features import Kind, body_for, features_of, kind_of
-from phlogiston.training.amortised.latents import Datum, Split, data_of, split_of
+from phlogiston.training.amortised.latents import LatentSplit, data_of, split_of
 
 Parts = dict[str, torch.Tensor]
 KINDS = ("auto", "mlp", "conv", "set")
@@ -92,7 +92,7 @@ class Amortized:
             ModelError: a module of your own does not give what it should.
         """
         split = split_of(model, self.plate, self.inputs)
-        self._insist_on_a_vector(split)
+        self._require_one_vector(split)
         if (tied := tied_latents(model, model.structure, split.plate)) is not None:
             warn(
                 problem(
@@ -115,10 +115,10 @@ class Amortized:
                 body = body_for(data, kind, features, self.hidden, self.channels)
                 encoder = Encoder(body.module, body.width, split.dim, full=self.covariance == "full")
         guide = AmortizedGuide(encoder, split, features, kind, self.covariance)
-        _insist_on_output(encoder, guide)
+        _require_output(encoder, guide)
         return guide
 
-    def _insist_on_a_vector(self, split: Split) -> None:
+    def _require_one_vector(self, split: LatentSplit) -> None:
         if self.covariance == "full" and (len(split.local) > 1 or split.local[0].site.event_dim != 1):
             names = ", ".join(local.site.name for local in split.local)
             raise UnsupportedModel(
@@ -144,7 +144,9 @@ class AmortizedGuide(nn.Module):
 
     features: torch.Tensor
 
-    def __init__(self, encoder: nn.Module, split: Split, features: torch.Tensor, kind: Kind, covariance: str) -> None:
+    def __init__(
+        self, encoder: nn.Module, split: LatentSplit, features: torch.Tensor, kind: Kind, covariance: str
+    ) -> None:
         super().__init__()
         self.encoder, self.split, self.kind, self.covariance = encoder, split, kind, covariance
         self.register_buffer("features", features, persistent=False)
@@ -224,7 +226,7 @@ def _sample(name: str, made: Any, plates: Sequence[Any]) -> None:
         _sample(name, made, plates[1:])
 
 
-def _insist_on_output(encoder: Callable[[torch.Tensor], Any], guide: AmortizedGuide) -> None:
+def _require_output(encoder: Callable[[torch.Tensor], Any], guide: AmortizedGuide) -> None:
     """A module of the user's own may give anything: try it on two data."""
     two, dim = guide.features[:2], guide.split.dim
     count = len(two)
@@ -246,6 +248,3 @@ def _insist_on_output(encoder: Callable[[torch.Tensor], Any], guide: AmortizedGu
         raise ModelError(
             problem("Amortized: encoder", found="a scale that is not positive", expected=what, fix="scale.exp()")
         )
-
-
-__all__ = ["Amortized", "AmortizedGuide", "Datum"]

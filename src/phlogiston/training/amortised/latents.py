@@ -1,4 +1,4 @@
-"""What there is to amortise in a model: a plate, its latents, and the data that tell of them."""
+"""What an encoder has to do in a model: the plate of the data, its latents, and the data that inform them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from phlogiston.model.model import Model
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalLatent:
     """A continuous latent of a plate: columns ``start`` to ``stop`` of what an encoder gives for an element."""
 
     site: Site
@@ -28,7 +28,7 @@ class Local:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one element's unconstrained value."""
+        """The shape of one element's unconstrained value."""
         whole = self.site.unconstrained_shape or ()
         return (*whole[: self.axis], *whole[self.axis + 1 :])
 
@@ -65,7 +65,7 @@ class Local:
 
 
 @dataclass(frozen=True)
-class Split:
+class LatentSplit:
     """A model's latents by what a guide does with them.
 
     ``local`` are encoded, ``summed`` (discrete ones) are summed out, ``rest`` get an ordinary guide. ``observed`` and
@@ -73,7 +73,7 @@ class Split:
     """
 
     plate: Plate
-    local: tuple[Local, ...]
+    local: tuple[LocalLatent, ...]
     summed: tuple[str, ...]
     rest: tuple[str, ...]
     observed: tuple[str, ...]
@@ -85,7 +85,7 @@ class Split:
         return self.local[-1].stop
 
 
-def split_of(model: Model, plate: str | None = None, inputs: Sequence[str] | None = None) -> Split:
+def split_of(model: Model, plate: str | None = None, inputs: Sequence[str] | None = None) -> LatentSplit:
     """Find the plate whose latents an encoder can tell from data, and sort the latents.
 
     Raises:
@@ -95,7 +95,24 @@ def split_of(model: Model, plate: str | None = None, inputs: Sequence[str] | Non
     structure = model.structure
     chosen = _plate(structure, model.name, plate)
     own = [site for site in structure.continuous if in_plate(site, chosen.name)]
-    for site in own:
+    observed = [s.name for s in structure.of("observed") if in_plate(s, chosen.name)]
+    inputs_by_row = [name for name, value in model.inputs.items() if _has_row_each(value, chosen.size)]
+    wanted = _wanted_data({*observed, *inputs_by_row}, inputs, chosen)
+    names = {site.name for site in own}
+    return LatentSplit(
+        plate=chosen,
+        local=_columns(own, chosen),
+        summed=tuple(s.name for s in structure.discrete if in_plate(s, chosen.name)),
+        rest=tuple(s.name for s in structure.continuous if s.name not in names),
+        observed=tuple(name for name in observed if name in wanted),
+        inputs=tuple(name for name in inputs_by_row if name in wanted),
+    )
+
+
+def _columns(sites: Sequence[Site], plate: Plate) -> tuple[LocalLatent, ...]:
+    """The latents of a plate, each with the columns of the encoder's output that are its own."""
+    local: list[LocalLatent] = []
+    for site in sites:
         if site.missing is not None:
             raise UnsupportedModel(
                 problem(
@@ -105,31 +122,20 @@ def split_of(model: Model, plate: str | None = None, inputs: Sequence[str] | Non
                     fix='ph.SVI(guide="normal")',
                 )
             )
-    local: list[Local] = []
-    for site in own:
-        local.append(Local(site, axis_of(site, chosen), local[-1].stop if local else 0))
-    observed = [s.name for s in structure.of("observed") if in_plate(s, chosen.name)]
-    covariates = [
-        name for name, value in model.inputs.items() if isinstance(value, torch.Tensor) and _long(value, chosen.size)
-    ]
-    known = {*observed, *covariates}
+        local.append(LocalLatent(site, axis_of(site, plate), local[-1].stop if local else 0))
+    return tuple(local)
+
+
+def _wanted_data(known: set[str], inputs: Sequence[str] | None, plate: Plate) -> set[str]:
+    """The names of the data that an encoder reads: those asked for, or all."""
     for name in inputs or ():
         if name not in known:
-            raise UnknownName(f"Amortized: no data {name!r} along plate {chosen.name!r}; {did_you_mean(name, known)}")
-    wanted = known if inputs is None else set(inputs)
-    names = {site.name for site in own}
-    return Split(
-        plate=chosen,
-        local=tuple(local),
-        summed=tuple(s.name for s in structure.discrete if in_plate(s, chosen.name)),
-        rest=tuple(s.name for s in structure.continuous if s.name not in names),
-        observed=tuple(name for name in observed if name in wanted),
-        inputs=tuple(name for name in covariates if name in wanted),
-    )
+            raise UnknownName(f"Amortized: no data {name!r} along plate {plate.name!r}; {did_you_mean(name, known)}")
+    return known if inputs is None else set(inputs)
 
 
-def _long(value: torch.Tensor, size: int) -> bool:
-    return value.ndim > 0 and value.shape[0] == size
+def _has_row_each(value: Any, size: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == size
 
 
 def _plate(structure: Structure, program: str, wanted: str | None) -> Plate:
@@ -150,13 +156,13 @@ def _plate(structure: Structure, program: str, wanted: str | None) -> Plate:
                 fix='with pyro.plate("datum", len(x)): both pyro.sample statements',
             )
         )
-    # The outermost: of nested plates, the one whose elements hold the others' as their own.
+    # Of nested plates the outermost is taken: its elements contain those of the others.
     return min((plates[name] for name in able), key=lambda plate: plate.dim)
 
 
 @dataclass(frozen=True)
-class Datum:
-    """Everything that an element of the plate has of its own: ``value [N, ...]``, one entry for each source."""
+class DataSite:
+    """Data that each element of the plate has of its own, from one observed site or input: ``value [N, ...]``."""
 
     name: str
     value: torch.Tensor
@@ -166,7 +172,7 @@ class Datum:
     mask: torch.Tensor | None
 
 
-def data_of(model: Model, split: Split) -> list[Datum]:
+def data_of(model: Model, split: LatentSplit) -> list[DataSite]:
     """The data of the plate's elements, the plate first; categories as indicators."""
     structure = model.structure
     hidden = masks(model, structure, split.observed)
@@ -181,13 +187,13 @@ def data_of(model: Model, split: Split) -> list[Datum]:
         if site.distribution == "Categorical":  # categories have no order that could be read
             states = int(torch.as_tensor(site.support.upper_bound).max()) + 1
             value, event_dim = one_hot(value.long().clamp(min=0), states), event_dim + 1
-        found.append(Datum(name, value.float(), inner, event_dim, discrete, mask))
+        found.append(DataSite(name, value.float(), inner, event_dim, discrete, mask))
     given = model.inputs
     for name in split.inputs:
         value = torch.as_tensor(given[name])
         if any(value.dtype == torch.bool and value.numel() == m.numel() for m in hidden.values()):
             continue  # the mask itself, which is there already
-        found.append(Datum(name, value.float(), (), value.ndim - 1, not value.is_floating_point(), None))
+        found.append(DataSite(name, value.float(), (), value.ndim - 1, not value.is_floating_point(), None))
     if not found:
         raise UnsupportedModel(
             problem(

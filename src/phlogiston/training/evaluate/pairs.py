@@ -151,32 +151,41 @@ def with_data(model: Model, guide: AmortizedGuide, data: Mapping[str, Any]) -> t
         return model, guide
     sites = {name for name, site in model.sites.items() if site.role in ("latent", "observed")}
     values = {name: as_input(np.asarray(value) if isinstance(value, list) else value) for name, value in data.items()}
-    plate, given = guide.split.plate, model.inputs
-    sizes = {
-        name: len(value) if name not in sites else value.shape[guide.axis(model.sites[name])]
-        for name, value in values.items()
-        if isinstance(value, torch.Tensor) and value.ndim and (name in sites or name in guide.split.inputs)
-    }
-    if len(set(sizes.values())) != 1:
-        raise ModelError(
-            problem(
-                f"plate {plate.name!r}", found=f"data of sizes {sizes or 'none'}", expected="one size, that of the data"
-            )
-        )
-    size = next(iter(sizes.values()))
-    counts = {n: size for n, v in given.items() if isinstance(v, int) and not isinstance(v, bool) and v == plate.size}
-    fresh = {**counts, **{name: value for name, value in values.items() if name not in sites}}
-    lacking = [name for name in guide.split.inputs if name not in fresh and size != plate.size]
-    if lacking:
-        raise ModelError(
-            problem(
-                f"input {lacking[0]!r}",
-                found=f"none for the {size} new data",
-                expected="one row a datum",
-                fix=f"{lacking[0]}=... beside {next(iter(data))}=...",
-            )
-        )
+    size = _size_of(model, guide, values, sites)
+    inputs = {name: value for name, value in values.items() if name not in sites}
+    fresh = {**_counts(model, guide.split.plate.size, size), **inputs}
+    _require_inputs(guide, fresh, size, next(iter(data)))
     bare = model.unobserved()
     changed = bare.with_inputs(**fresh) if fresh else bare
     seen = changed.observe(**{name: value for name, value in values.items() if name in sites})
     return seen, guide.at(seen)
+
+
+def _size_of(model: Model, guide: AmortizedGuide, values: Mapping[str, Any], sites: set[str]) -> int:
+    """The number of new data, which every site and every input with one row for each datum has to share."""
+    sizes = {
+        name: value.shape[guide.axis(model.sites[name]) if name in sites else 0]
+        for name, value in values.items()
+        if isinstance(value, torch.Tensor) and value.ndim and (name in sites or name in guide.split.inputs)
+    }
+    if len(set(sizes.values())) != 1:
+        where = f"plate {guide.split.plate.name!r}"
+        found = f"data of sizes {sizes or 'none'}"
+        raise ModelError(problem(where, found=found, expected="one size, that of the data"))
+    return int(next(iter(sizes.values())))
+
+
+def _counts(model: Model, before: int, size: int) -> dict[str, int]:
+    """The whole numbers among the program's inputs that were the size of the plate, with the new size."""
+    given = model.inputs.items()
+    return {n: size for n, v in given if isinstance(v, int) and not isinstance(v, bool) and v == before}
+
+
+def _require_inputs(guide: AmortizedGuide, fresh: Mapping[str, Any], size: int, beside: str) -> None:
+    if size == guide.split.plate.size:
+        return
+    for name in guide.split.inputs:
+        if name not in fresh:
+            found = f"none for the {size} new data"
+            fix = f"{name}=... beside {beside}=..."
+            raise ModelError(problem(f"input {name!r}", found=found, expected="one row a datum", fix=fix))
