@@ -81,6 +81,7 @@ class Density:
     """
 
     def __init__(self, case: Case, slots: Mapping[str, tuple[int, tuple[int, ...]]]) -> None:
+        self.log_jacobian: Any = 0.0  # of the latest point
         self._case, self._slots = case, slots
         given = {name: torch.as_tensor(value) for name, value in case.observed.items()}
         given = {name: value.double() if value.is_floating_point() else value for name, value in given.items()}
@@ -101,7 +102,7 @@ class Density:
         given = Given(split, {}, self._case.supports, self._partial)
         with in_float64():
             total = {"trace": self._trace_sum, "enum": self._enumerated, "brute": self._brute}[self._case.oracle](given)
-            total = total + sum(given.jacobian.values())
+            self.log_jacobian = sum(value.detach() for value in given.jacobian.values())
         if not (isinstance(total, torch.Tensor) and total.requires_grad):
             return torch.as_tensor(total, dtype=torch.float64), torch.zeros_like(u)
         (grad,) = torch.autograd.grad(total, u, allow_unused=True)
@@ -134,10 +135,10 @@ class Density:
         with given:
             return poutine.trace(self._program).get_trace(*self._args)
 
-    def _trace_sum(self, given: Messenger) -> torch.Tensor:
-        return self._trace(given).log_prob_sum()
+    def _trace_sum(self, given: Given) -> torch.Tensor:
+        return self._trace(given).log_prob_sum() + sum(given.jacobian.values())
 
-    def _enumerated(self, given: Messenger) -> torch.Tensor:
+    def _enumerated(self, given: Given) -> torch.Tensor:
         nesting = self._case.nesting
         if nesting is None:
             nodes = poutine.trace(self._program).get_trace(*self._args).nodes.values()
@@ -149,9 +150,14 @@ class Density:
                 self._program(*args)
 
         elbo = TraceEnum_ELBO(max_plate_nesting=nesting)
-        return -torch.as_tensor(
-            elbo.differentiable_loss(config_enumerate(program, "parallel"), lambda *args: None, *self._args)
-        )
+        enumerating = config_enumerate(program, "parallel")
+        try:
+            loss = elbo.differentiable_loss(enumerating, lambda *args: None, *self._args)
+        except ValueError as error:  # nothing in the program depends on its continuous latents
+            if "differentiated" not in str(error):
+                raise
+            loss = elbo.loss(enumerating, lambda *args: None, *self._args)
+        return -torch.as_tensor(loss) + sum(given.jacobian.values())
 
     def _brute(self, given: Given) -> torch.Tensor:
         """Sum over the states of every entry that no mask hides: a hidden one sums to one by itself."""
@@ -162,7 +168,7 @@ class Density:
             for (name, entry, states), state in zip(choices, picked, strict=True):
                 value = values.setdefault(name, states[0].expand(entry.shape).clone())
                 values[name] = torch.where(entry, states[state], value)
-            totals.append(self._trace(_Both(given, values)).log_prob_sum())
+            totals.append(self._trace_sum(_Both(given, values)))  # the Jacobian may depend on the assignment
         return torch.logsumexp(torch.stack(totals), 0)
 
 

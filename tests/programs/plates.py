@@ -140,6 +140,19 @@ def unsized(y):
         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
 
+@table.add(
+    "plate without a size",
+    observed={"y": Y},
+    wrong_today=dict.fromkeys(
+        ("density", "gradient", "score", "tier"), "found here: data of a plate without a size are refused by observe"
+    ),
+)
+def unsized_with_data_given_later():
+    mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+    with pyro.plate("data"):
+        pyro.sample("y", dist.Normal(mu, 1.0))
+
+
 @table.add("plate without a size", args=(Y,))
 def unsized_latents(y):
     mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
