@@ -18,6 +18,7 @@ from torch import nn
 
 import phlogiston as ph
 from phlogiston.diagnostics.checks.gan import check_distance, check_game
+from phlogiston.training.adversarial.loop import Alarm
 from phlogiston.training.adversarial.losses import LOSSES
 from phlogiston.training.adversarial.monitor import (
     Schedule,

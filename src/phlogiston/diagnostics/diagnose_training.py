@@ -16,7 +16,7 @@ from phlogiston.diagnostics.checks.variational import check_ending, check_rest
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.errors import PhlogistonWarning, UnsupportedModel
 from phlogiston.posterior.verdict import Check, Diagnosis, Finding, failed, skipped
-from phlogiston.training.adversarial.alarms import Alarm
+from phlogiston.training.adversarial.loop import Alarm
 from phlogiston.training.fitted import Fitted
 
 Array = NDArray[Any]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phlogiston.posterior.verdict import Check, Finding, failed, skipped
-from phlogiston.training.adversarial.alarms import Alarm
+from phlogiston.training.adversarial.loop import Alarm
 
 Array = NDArray[np.float64]
 
