@@ -46,7 +46,7 @@ _OPTIONS = {
 
 
 def cache_folder() -> Path:
-    """Where machine code is kept: ``$PHLOGISTON_CACHE``, else ``~/.cache/phlogiston``, else one of this process alone."""
+    """Where machine code is kept: ``$PHLOGISTON_CACHE``, else ``~/.cache/phlogiston``, or a folder of this process."""
     chosen = os.environ.get("PHLOGISTON_CACHE")
     if chosen:
         return Path(chosen)
