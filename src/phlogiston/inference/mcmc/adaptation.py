@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.engine.densities.chains import Scale
+from phlogiston.stats.leapfrog import leapfrogs
 
 Array = NDArray[Any]
 MassMatrix = Literal["auto", "diag", "dense", "low_rank"]
@@ -85,13 +86,17 @@ def reasonable_step(
         step: to begin with.
         target: the acceptance rate.
     """
+
+    def at(x: Array) -> tuple[Array, Array, Array]:
+        value, grad = density(x)
+        return x, grad, value
+
     before = value - 0.5 * np.square(momentum).sum(0)
     factor = 0.0
     for _ in range(60):
-        half = momentum + 0.5 * step * grad
-        new_value, new_grad = density(x + step * half)
         with np.errstate(over="ignore", invalid="ignore"):
-            after = new_value - 0.5 * np.square(half + 0.5 * step * new_grad).sum(0)
+            new_value, end = leapfrogs(x, momentum, grad, step, 1, at)
+            after = new_value - 0.5 * np.square(end).sum(0)
             accepted = float(np.nan_to_num(np.exp(np.minimum(after - before, 0.0)), nan=0.0).mean())
         wanted = 2.0 if accepted > target else 0.5
         if factor and wanted != factor:

@@ -18,6 +18,7 @@ from phlogiston.inference.mcmc.blocks import Drawn
 from phlogiston.inference.mcmc.nuts import NutsBlock
 from phlogiston.inference.rng import Words, streams
 from phlogiston.inference.starts import Start, named
+from phlogiston.stats.leapfrog import leapfrogs
 
 _TRIES, _DOUBLINGS = 100, 60
 
@@ -163,13 +164,17 @@ class _Warmup:
         """Acceptance of one leapfrog, the mean over the chains of each data set, ``[S]``."""
         density = self.density
         x = (self._u - self.centre) / self.effective
-        value, grad = density.evaluate(x, *self._unit)
-        half = momentum + 0.5 * grad
-        after, slope = density.evaluate((x + half).contiguous(), *self._unit)
-        end = half + 0.5 * slope
+
+        def at(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            value, grad = density.evaluate(x.contiguous(), *self._unit)
+            return x, grad, value
+
+        _, grad, value = at(x)
+        after, end = leapfrogs(x, momentum, grad, 1.0, 1, at)
         gained = after - value + 0.5 * (momentum.square().sum(0) - end.square().sum(0))
         rate = gained.nan_to_num(-math.inf, -math.inf, -math.inf).clamp_max(0.0).exp()
-        return rate.reshape(self._count, -1).mean(1)
+        mean: torch.Tensor = rate.reshape(self._count, -1).mean(1)
+        return mean
 
 
 def _spread(rate: torch.Tensor) -> torch.Tensor:

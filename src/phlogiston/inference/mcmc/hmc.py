@@ -21,6 +21,7 @@ from phlogiston.inference.mcmc.adaptation import (
     unit_scale,
 )
 from phlogiston.inference.mcmc.blocks import Drawn, Report, State
+from phlogiston.inference.mcmc.leapfrog import kick_and_drift
 from phlogiston.inference.mcmc.nuts import NutsBlock
 from phlogiston.inference.mcmc.trees import DIVERGENCE, Z
 from phlogiston.inference.rng import Words, fill_normal, jit, streams, uniform
@@ -43,12 +44,10 @@ def draw_momenta(words: Words, momentum: Array) -> None:
 
 
 @jit
-def kick_and_drift(x: Array, momentum: Array, grad: Array, kick: float, drift: float) -> None:
-    """``momentum += kick * grad``, ``x += drift * momentum``, all ``[D, C]``."""
+def step(x: Array, momentum: Array, grad: Array, kick: float, drift: float) -> None:
+    """A kick by the gradient and a drift of all chains at once, all ``[D, C]``."""
     for d in range(x.shape[0]):
-        for c in range(x.shape[1]):
-            momentum[d, c] += kick * grad[d, c]
-            x[d, c] += drift * momentum[d, c]
+        kick_and_drift(x[d], momentum[d], grad[d], kick, drift)
 
 
 @jit
@@ -287,10 +286,10 @@ class _Run:
         self._lp[2] = 0.5 * np.square(self.momentum).sum(0) - self._lp[0]
         front, grad, kick = torch.from_numpy(self.moved), self.grad, 0.5 * eps
         for _ in range(self.steps):
-            kick_and_drift(self.moved, self.momentum, grad, kick, eps)
+            step(self.moved, self.momentum, grad, kick, eps)
             value, new = self._density.evaluate(front, *self._scale)
             grad, kick = new.numpy(), eps
-        kick_and_drift(self.moved, self.momentum, grad, 0.5 * eps, 0.0)
+        step(self.moved, self.momentum, grad, 0.5 * eps, 0.0)
         self._lp[1] = value.numpy()
         row = np.empty((len(STATS), self.chains))
         accept(self.words, self.x, self.moved, self.momentum, self.grad, grad, self._lp, row)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from phlogiston.inference.mcmc.leapfrog import kick_and_drift
 from phlogiston.inference.rng import Words, fill_normal, inlined, jit, uniform
 
 Array = NDArray[Any]
@@ -107,9 +108,7 @@ def _begin_subtree(v: Array, r: Array, n: Array, words: Words) -> None:
 def _half_step(v: Array, r: Array, n: Array) -> None:
     """Half a kick and the whole drift; the other half of the kick comes with the gradient."""
     eps = r[EPS] * n[DIRECTION]
-    for d in range(v.shape[1]):
-        v[P, d] += 0.5 * eps * v[G, d]
-        v[X, d] += eps * v[P, d]
+    kick_and_drift(v[X], v[P], v[G], 0.5 * eps, eps)
 
 
 @inlined

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import UnsupportedModel, one_of, positive_int, problem
 from phlogiston.inference.method import Needs, Result, require
-from phlogiston.inference.particles.tempering import Annealing, Move, Walkers, from_the_prior, looked_at, seeds_for
+from phlogiston.inference.particles.moves import Kernel, Move, Walkers, evaluate_at, move_of
+from phlogiston.inference.particles.tempering import Annealing, from_the_prior, seeds_for
 from phlogiston.inference.particles.weighted import values_of
 from phlogiston.model.model import Model
 from phlogiston.stats.estimate import Estimate
@@ -25,7 +26,6 @@ from phlogiston.stats.weights import effective_sample_size, log_mean_at_least, l
 
 Array = NDArray[np.float64]
 _PILOT, _PILOT_STEPS, _PILOT_ESS = 512, 8, 0.5
-_LEAPFROGS_EXPECTED = 3
 _MISS = 0.025  # the probability with which each bound of a sandwich may be wrong
 _UNTIED = 20  # moves that take walkers apart which start at one point
 
@@ -98,7 +98,7 @@ class AIS:
         num_particles: runs; they are independent.
         num_temperatures: steps from the prior to the posterior, spread over the stages of the pilot.
         num_steps: moves at each.
-        moves: "hmc", or "mh" for random walks without gradients.
+        moves: "hmc", "mh" for random walks without gradients, or a ``ph.Move`` of your own.
         engine: the tier that evaluates the density.
 
     Raises:
@@ -125,7 +125,7 @@ class AIS:
     num_particles: int = 512
     num_temperatures: int = 100
     num_steps: int = 1
-    moves: Literal["hmc", "mh"] = "hmc"
+    moves: str | Move = "hmc"
     engine: Tier = "auto"
 
     paper: ClassVar[str] = "Neal 2001"
@@ -133,7 +133,7 @@ class AIS:
 
     def __post_init__(self) -> None:
         positive_int(num_particles=self.num_particles, num_temperatures=self.num_temperatures, num_steps=self.num_steps)
-        one_of(("hmc", "mh"), moves=self.moves)
+        move_of(self.moves)
         one_of(TIERS, engine=self.engine)
 
     def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Result:
@@ -194,24 +194,29 @@ class AIS:
         return Sandwich.of(forwards, backwards, simulated)
 
     def _path(self, target: Target) -> Tempered:
-        per_move = _LEAPFROGS_EXPECTED if self.moves == "hmc" else 1
+        per_move = move_of(self.moves).evaluations
         return target.tempered(self.num_particles, self.num_temperatures * (1 + self.num_steps * per_move))
 
-    def _ladder(self, target: Target, path: Tempered, seed: np.random.SeedSequence) -> list[Move]:
+    def _ladder(self, target: Target, path: Tempered, seed: np.random.SeedSequence) -> list[Kernel]:
         """The kernel at every temperature, the last at beta one: each stage of a pilot is divided evenly."""
         starting, moving = spawn(seed, 2)
         annealing = Annealing(
-            kind=self.moves, islands=2, num_steps=_PILOT_STEPS, waste_free=True, ess=_PILOT_ESS, acceptance=None
+            move=move_of(self.moves),
+            islands=2,
+            num_steps=_PILOT_STEPS,
+            waste_free=True,
+            ess=_PILOT_ESS,
+            acceptance=None,
         )
         walkers = from_the_prior(target, path, _PILOT, starting)
         *_, stages = annealing.run(path, walkers, generator(moving), lambda beta: None)
-        knots = np.array([0.0, *(stage.move.beta for stage in stages)])
+        knots = np.array([0.0, *(stage.kernel.beta for stage in stages)])
         betas = np.interp(np.linspace(0.0, len(stages), self.num_temperatures + 1)[1:], np.arange(knots.size), knots)
         places = np.minimum(np.searchsorted(knots[1:], betas - 1e-15), len(stages) - 1)
-        return [replace(stages[p].move, beta=float(b)) for p, b in zip(places, betas, strict=True)]
+        return [replace(stages[p].kernel, beta=float(b)) for p, b in zip(places, betas, strict=True)]
 
     def _forwards(
-        self, path: Tempered, walkers: Walkers, ladder: list[Move], rng: np.random.Generator, progress: bool
+        self, path: Tempered, walkers: Walkers, ladder: list[Kernel], rng: np.random.Generator, progress: bool
     ) -> tuple[Walkers, Array, float]:
         """From the prior to beta one: where the runs end, their log weights, and the mean acceptance."""
         weights, beta, rates = np.zeros(walkers.prior.size), 0.0, []
@@ -222,9 +227,9 @@ class AIS:
             rates.append(rate)
         return walkers, weights, float(np.mean(rates))
 
-    def _backwards(self, path: Tempered, u: Array, ladder: list[Move], rng: np.random.Generator) -> Array:
+    def _backwards(self, path: Tempered, u: Array, ladder: list[Kernel], rng: np.random.Generator) -> Array:
         """From a posterior draw to the prior: the log weights that the same runs would have had forwards."""
-        walkers = looked_at(path, u, 1.0)
+        walkers = evaluate_at(path, u, 1.0)
         for _ in range(_UNTIED):
             walkers, _ = self._moved(path, walkers, ladder[-1], rng)
         weights = np.zeros(walkers.prior.size)
@@ -234,7 +239,7 @@ class AIS:
             weights += (move.beta - beta) * walkers.likelihood
         return weights
 
-    def _moved(self, path: Tempered, walkers: Walkers, move: Move, rng: np.random.Generator) -> tuple[Walkers, float]:
+    def _moved(self, path: Tempered, walkers: Walkers, move: Kernel, rng: np.random.Generator) -> tuple[Walkers, float]:
         """Kernels that are reversible, so that runs in both directions mirror each other."""
         walkers = replace(walkers, grad=path(walkers.u, move.beta)[2])
         rates = []

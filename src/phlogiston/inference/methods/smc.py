@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,12 +15,13 @@ from phlogiston.engine.program.isolate import generator
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import ImpossibleEvidence, SettingError, one_of, open_unit_interval, positive_int, problem
 from phlogiston.inference.method import Needs, Result
+from phlogiston.inference.particles.moves import Move, move_of
 from phlogiston.inference.particles.tempering import Annealing, Stage, from_the_prior, seeds_for
 from phlogiston.inference.particles.weighted import values_of
 from phlogiston.model.model import Model
 from phlogiston.stats.estimate import Estimate
 
-_STAGES_EXPECTED, _LEAPFROGS_EXPECTED = 8, 3
+_STAGES_EXPECTED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ class SMC:
         num_particles: of all islands; a multiple of ``num_chains`` (and of ``num_steps`` times that, if waste-free).
         num_chains: islands; 16 give the standard error 15 degrees of freedom.
         num_steps: states of a walker (waste-free), else moves, at each temperature.
-        moves: "hmc", or "mh" for random walks without gradients; step size and covariance are learnt on the way.
+        moves: "hmc", "mh" for random walks without gradients, or a ``ph.Move`` of your own; step size and covariance
+            are learned on the way.
         waste_free: whether all states on the way are kept.
         ess: share of effective particles that a step in temperature leaves; a larger one takes more steps.
         target_accept_prob: acceptance that the step size is adapted to; 0.8 for "hmc" by default, as usual for "mh".
@@ -67,7 +69,7 @@ class SMC:
     num_particles: int = 4096
     num_chains: int = 16
     num_steps: int = 8
-    moves: Literal["hmc", "mh"] = "hmc"
+    moves: str | Move = "hmc"
     waste_free: bool = True
     ess: float = 0.5
     target_accept_prob: float | None = None
@@ -81,7 +83,7 @@ class SMC:
         open_unit_interval(ess=self.ess)
         if self.target_accept_prob is not None:
             open_unit_interval(target_accept_prob=self.target_accept_prob)
-        one_of(("hmc", "mh"), moves=self.moves)
+        move_of(self.moves)
         one_of(TIERS, engine=self.engine)
         unit = self.num_chains * (self.num_steps if self.waste_free else 1)
         if self.num_chains < 2 or (self.waste_free and self.num_steps < 2):
@@ -94,13 +96,13 @@ class SMC:
 
     def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Result:
         """Infer; see the class."""
-        target = model.target(self.engine)
+        target, move = model.target(self.engine), move_of(self.moves)
         starting, moving, recovering, _ = seeds_for(seed)
         rows = self.num_particles // (self.num_steps if self.waste_free else 1)
-        calls = _STAGES_EXPECTED * (self.num_steps + 1) * (_LEAPFROGS_EXPECTED if self.moves == "hmc" else 1)
+        calls = _STAGES_EXPECTED * (self.num_steps + 1) * move.evaluations
         path = target.tempered(rows, calls)
         annealing = Annealing(
-            kind=self.moves,
+            move=move,
             islands=self.num_chains,
             num_steps=self.num_steps,
             waste_free=self.waste_free,
@@ -126,7 +128,7 @@ class SMC:
                 "num_temperatures": float(len(stages)),
                 "num_particles": float(self.num_particles),
                 "gradients": float(path.evaluations),
-                "step_size": stages[-1].move.step_size,
+                "step_size": stages[-1].kernel.step_size,
             },
             engine=path.engine,
         )

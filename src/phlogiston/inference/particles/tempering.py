@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,113 +15,15 @@ from phlogiston.engine.densities.target import Target
 from phlogiston.engine.densities.tempered import Tempered
 from phlogiston.engine.program.isolate import spawn
 from phlogiston.errors import ImpossibleEvidence, SettingError, problem
-from phlogiston.inference.mcmc.gibbs import root_of, usual_step, wanted_acceptance
+from phlogiston.inference.mcmc.gibbs import root_of
 from phlogiston.inference.particles.checked import checked
+from phlogiston.inference.particles.moves import Kernel, Move, Walkers, evaluate_at
 from phlogiston.stats.weights import systematic_resample
 
 Array = NDArray[Any]
-Kind = Literal["hmc", "mh"]
 Report = Callable[[float], None]  # told the temperature that has been reached
-_QUARTER, _MOST_LEAPFROGS = 0.5 * math.pi, 32
 _GAIN, _LARGEST_CHANGE = 2.0, 0.7
 _MOST_STAGES = 2000
-
-
-@dataclass(frozen=True)
-class Walkers:
-    """Points with what is known of the density there.
-
-    Args:
-        u: ``[D, C]``, unconstrained.
-        prior: log prior, ``[C]``.
-        likelihood: log likelihood, ``[C]``.
-        grad: of log prior + beta * log likelihood, ``[D, C]``, for the beta of the last move.
-    """
-
-    u: Array
-    prior: Array
-    likelihood: Array
-    grad: Array
-
-    def value(self, beta: float) -> Array:
-        """Log of the tempered density, unnormalised; zero likelihood counts for nothing at beta zero."""
-        return self.prior + beta * self.likelihood if beta else self.prior
-
-    def at(self, places: Array) -> Walkers:
-        """Some of them, as often as they are named."""
-        return Walkers(self.u[:, places], self.prior[places], self.likelihood[places], self.grad[:, places])
-
-    @staticmethod
-    def joined(parts: list[Walkers]) -> Walkers:
-        """One after another."""
-        return Walkers(
-            np.concatenate([part.u for part in parts], 1),
-            np.concatenate([part.prior for part in parts]),
-            np.concatenate([part.likelihood for part in parts]),
-            np.concatenate([part.grad for part in parts], 1),
-        )
-
-
-@dataclass(frozen=True)
-class Move:
-    """A kernel that keeps the density tempered by ``beta``.
-
-    Args:
-        kind: Hamiltonian trajectories or a random walk.
-        beta: of the density.
-        root: of the covariance of the walkers, ``[D, D]``; moves are made in coordinates standardised by it.
-        step_size: in these coordinates.
-    """
-
-    kind: Kind
-    beta: float
-    root: Array
-    step_size: float
-
-    def __call__(self, path: Tempered, walkers: Walkers, rng: np.random.Generator) -> tuple[Walkers, Array]:
-        """Where each walker goes, and its acceptance probability ``[C]``."""
-        propose = _trajectory if self.kind == "hmc" else _stride
-        proposed, gain = propose(self, path, walkers, rng)
-        with np.errstate(over="ignore"):
-            rate = np.exp(np.minimum(np.where(np.isnan(gain), -np.inf, gain), 0.0))
-        taken = rng.random(rate.size) < rate
-        return Walkers(
-            np.where(taken, proposed.u, walkers.u),
-            np.where(taken, proposed.prior, walkers.prior),
-            np.where(taken, proposed.likelihood, walkers.likelihood),
-            np.where(taken, proposed.grad, walkers.grad),
-        ), rate
-
-
-def looked_at(path: Tempered, u: Array, beta: float) -> Walkers:
-    """Walkers at points ``[D, C]``; where the density is no number, nothing can be."""
-    prior, likelihood, grad = path(u, beta)
-    lost = np.isnan(prior) | np.isnan(likelihood)
-    return Walkers(u, np.where(lost, -np.inf, prior), np.where(lost, -np.inf, likelihood), grad)
-
-
-def _trajectory(move: Move, path: Tempered, walkers: Walkers, rng: np.random.Generator) -> tuple[Walkers, Array]:
-    """Leapfrogs for a quarter of a period, or half of that, as long for every walker; minus the energy error."""
-    momentum = rng.standard_normal(walkers.u.shape)
-    steps = min(max(math.ceil(_QUARTER * (0.5 + 0.5 * rng.random()) / move.step_size), 1), _MOST_LEAPFROGS)
-    start = walkers.value(move.beta) - 0.5 * np.square(momentum).sum(0)
-    now = walkers
-    with np.errstate(over="ignore", invalid="ignore"):  # a trajectory that leaves for infinity is not accepted
-        momentum = momentum + 0.5 * move.step_size * (move.root.T @ now.grad)
-        for i in range(steps):
-            u = now.u + move.step_size * (move.root @ momentum)
-            now = looked_at(path, np.where(np.isfinite(u).all(0), u, walkers.u), move.beta)
-            kick = move.root.T @ np.nan_to_num(now.grad, posinf=0.0, neginf=0.0)
-            momentum = momentum + move.step_size * (1.0 if i < steps - 1 else 0.5) * kick
-        return now, now.value(move.beta) - 0.5 * np.square(momentum).sum(0) - start
-
-
-def _stride(move: Move, path: Tempered, walkers: Walkers, rng: np.random.Generator) -> tuple[Walkers, Array]:
-    """One normal step; the gain in log density."""
-    step = move.step_size * (move.root @ rng.standard_normal(walkers.u.shape))
-    proposed = looked_at(path, walkers.u + step, move.beta)
-    with np.errstate(invalid="ignore"):
-        return proposed, proposed.value(move.beta) - walkers.value(move.beta)
 
 
 def from_the_prior(target: Target, path: Tempered, count: int, seed: np.random.SeedSequence) -> Walkers:
@@ -134,7 +36,7 @@ def from_the_prior(target: Target, path: Tempered, count: int, seed: np.random.S
     chunks = list(checked(target, target.propose(count, seed)))
     names = [site.name for site in target.structure.continuous]
     u = target.unconstrain({name: torch.cat([chunk[name] for chunk in chunks]) for name in names})
-    walkers = looked_at(path, np.ascontiguousarray(u.double().numpy().T), 0.0)
+    walkers = evaluate_at(path, np.ascontiguousarray(u.double().numpy().T), 0.0)
     if not (walkers.likelihood > -np.inf).any():
         raise ImpossibleEvidence(
             f"all {count} draws from the prior have likelihood zero: the observations cannot happen under what was "
@@ -179,12 +81,12 @@ class Stage:
     """One step down in temperature, as it was made.
 
     Args:
-        move: the kernel after it, as it was in the end.
+        kernel: what moved the walkers after it, as it was in the end.
         log_increment: log of the mean weight of each island, ``[K]``.
         acceptance: mean acceptance of the moves after it.
     """
 
-    move: Move
+    kernel: Kernel
     log_increment: Array
     acceptance: float
 
@@ -194,7 +96,7 @@ class Annealing:
     """How walkers are brought from the prior to the posterior.
 
     Args:
-        kind: of the moves.
+        move: what moves the walkers.
         islands: groups that never exchange particles; how far they differ is what the standard error comes from.
         num_steps: moves after each step in temperature.
         waste_free: whether all states on the way of few walkers are kept, instead of the last ones of many.
@@ -202,7 +104,7 @@ class Annealing:
         acceptance: rate that the moves' step size is adapted to; None for what suits them.
     """
 
-    kind: Kind
+    move: Move
     islands: int
     num_steps: int
     waste_free: bool
@@ -217,9 +119,8 @@ class Annealing:
         Raises:
             SettingError: the temperature hardly falls.
         """
-        step, beta, stages, rates = usual_step(path.dim), 0.0, list[Stage](), np.ones(walkers.prior.size)
-        if self.kind == "hmc":
-            step = 0.5
+        step, beta, stages = self.move.initial_step(path.dim), 0.0, list[Stage]()
+        rates = np.ones(walkers.prior.size)
         while beta < 1.0:
             if len(stages) == _MOST_STAGES:
                 found = f"beta = {beta:.3g} after {_MOST_STAGES} temperatures"
@@ -230,12 +131,12 @@ class Annealing:
                 increments = np.logaddexp.reduce(logs, 1) - math.log(logs.shape[1])
             ancestors = self._ancestors(logs, rng)
             root = root_of(walkers.u[:, _picked(logs.reshape(-1), rng)].T)
-            beta, move = new, Move(self.kind, new, root, step)
+            beta, kernel = new, Kernel(self.move, new, root, step)
             walkers = walkers.at(ancestors)
             walkers = replace(walkers, grad=path(walkers.u, beta)[2])
-            walkers, rates, move = self._moved(path, walkers, move, rng)
-            step = move.step_size
-            stages.append(Stage(move, increments, float(rates.mean())))
+            walkers, rates, kernel = self._moved(path, walkers, kernel, rng)
+            step = kernel.step_size
+            stages.append(Stage(kernel, increments, float(rates.mean())))
             report(beta)
         return walkers, rates, stages
 
@@ -250,24 +151,24 @@ class Annealing:
         return np.concatenate(picked)
 
     def _moved(
-        self, path: Tempered, walkers: Walkers, move: Move, rng: np.random.Generator
-    ) -> tuple[Walkers, Array, Move]:
+        self, path: Tempered, walkers: Walkers, kernel: Kernel, rng: np.random.Generator
+    ) -> tuple[Walkers, Array, Kernel]:
         """All states on the way, walker by walker, or the last; the step size follows the acceptance of all."""
-        wanted = self.acceptance or (0.8 if self.kind == "hmc" else wanted_acceptance(path.dim))
+        wanted = self.acceptance or self.move.target_acceptance(path.dim)
         rate = np.ones(walkers.prior.size)
         states, rates = [walkers], [rate]
         for _ in range(self.num_steps - 1 if self.waste_free else self.num_steps):
-            walkers, rate = move(path, walkers, rng)
+            walkers, rate = kernel(path, walkers, rng)
             change = _GAIN * (float(rate.mean()) - wanted)
             change = math.exp(min(max(change, -_LARGEST_CHANGE), _LARGEST_CHANGE))
-            move = replace(move, step_size=min(move.step_size * change, 4.0))
+            kernel = replace(kernel, step_size=min(kernel.step_size * change, 4.0))
             states.append(walkers)
             rates.append(rate)
         if not self.waste_free:
-            return walkers, rate, move
+            return walkers, rate, kernel
         joined, count = Walkers.joined(states), walkers.prior.size
         order = np.arange(len(states) * count).reshape(len(states), count).T.reshape(-1)  # a walker's states together
-        return joined.at(order), np.concatenate(rates)[order], move
+        return joined.at(order), np.concatenate(rates)[order], kernel
 
 
 def _picked(logs: Array, rng: np.random.Generator) -> Array:

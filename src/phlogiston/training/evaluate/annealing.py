@@ -12,6 +12,7 @@ import torch
 
 from phlogiston.engine.program.isolate import as_int, isolated, spawn
 from phlogiston.engine.trace.graph import batch_by
+from phlogiston.stats.leapfrog import leapfrogs
 from phlogiston.training.evaluate.pairs import PAIRS, Encoded, chunks_of
 
 _PILOTS = 8  # draws a datum from which step sizes are learned
@@ -97,10 +98,12 @@ class _Path:
         length = _QUARTER * (0.5 + 0.5 * float(torch.rand(())))
         steps = min(max(math.ceil(length / float(size.median())), 1), _MOST_LEAPFROGS)
         start = state.value(beta) - 0.5 * momentum.square().sum(-1)
-        now, momentum = state, momentum + 0.5 * wide * state.force(beta)
-        for i in range(steps):
-            now = self.at(now.e + wide * momentum)
-            momentum = momentum + (1.0 if i < steps - 1 else 0.5) * wide * now.force(beta)
+
+        def at(e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, _State]:
+            now = self.at(e)
+            return e, now.force(beta), now
+
+        now, momentum = leapfrogs(state.e, momentum, state.force(beta), wide, steps, at)
         gain = now.value(beta) - 0.5 * momentum.square().sum(-1) - start
         rate = torch.exp(torch.nan_to_num(gain, nan=-torch.inf).clamp_max(0.0))
         taken = torch.rand_like(rate) < rate
