@@ -59,8 +59,57 @@ RESERVED = {
 OUTSIDE = {"models", "tutorials", "benchmarks", "tools", "tests"}
 
 MOST_FILES_IN_A_FOLDER = 18
-MAX_FILE_LINES = 450
-MAX_FUNCTION_LINES = 60
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 40  # without the docstring
+MAX_ARGUMENTS = 7
+MAX_COMPLEXITY = 15
+
+# What is still over a limit, to be taken apart; a test fails when an entry is no longer needed.
+LONG_FILES: set[str] = {
+    "engine/program/sites.py",
+    "inference/variational.py",
+    "model/model.py",
+    "posterior/posterior.py",
+}
+TANGLED: dict[str, set[str]] = {
+    "cli/datafile.py": {"_csv"},
+    "diagnostics/calibrate/calibrate.py": {"calibrate"},
+    "diagnostics/checks/modes.py": {"check_modes"},
+    "diagnostics/checks/stein.py": {"check_draws", "stein"},
+    "diagnostics/compare/agree.py": {"_with_outlier"},
+    "diagnostics/compare/generators.py": {"compare_generators"},
+    "diagnostics/compare/models.py": {"_doubts"},
+    "diagnostics/diagnose.py": {"_conflict"},
+    "engine/learning/elbo_terms.py": {"_find_parameters", "_with_guide"},
+    "engine/learning/fused_steps.py": {"make_steps"},
+    "engine/program/torch_fixes.py": {"__torch_function__"},
+    "engine/trace/batched.py": {"__init__"},
+    "engine/trace/noise.py": {"_lifted"},
+    "inference/mcmc/blocks.py": {"_by_executor"},
+    "inference/mcmc/hmc.py": {"accept"},
+    "inference/mcmc/run.py": {"run_chains"},
+    "inference/mcmc/trees.py": {"advance"},
+    "inference/method.py": {"unmet"},
+    "inference/methods/smc.py": {"__call__"},
+    "inference/particles/proposals.py": {"from_posterior", "from_program"},
+    "inference/variational.py": {"_learn", "fitted"},
+    "model/model.py": {"observe"},
+    "model/preflight.py": {"_problems_of_observation"},
+    "posterior/predictive.py": {"_same_positions", "predict"},
+    "posterior/storage.py": {"read"},
+    "report/pages/posterior_page.py": {"_predictive"},
+    "training/adversarial/critics.py": {"__init__"},
+    "training/adversarial/loop.py": {"play"},
+    "training/adversarial/steps.py": {"__init__"},
+    "training/adversarial/trainer.py": {"fit"},
+    "training/amortised/epochs.py": {"learn"},
+    "training/amortised/features.py": {"kind_of"},
+    "training/amortised/fit.py": {"fit"},
+    "training/amortised/latents.py": {"_plate", "split_of"},
+    "training/elbo.py": {"guide_draws"},
+    "training/evaluate/pairs.py": {"with_data"},
+    "training/loop.py": {"_window", "climb"},
+}
 
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(SOURCE).as_posix())
 
@@ -198,21 +247,58 @@ def test_nothing_outside_the_package_is_imported(file: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def functions_of(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    yield from (n for n in ast.walk(tree_of(file)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def length_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The lines of a function, its docstring left out."""
+    first = function.body[0]
+    documented = ast.get_docstring(function, clean=False) is not None
+    doc = (first.end_lineno or first.lineno) - first.lineno + 1 if documented else 0
+    return (function.end_lineno or function.lineno) - function.lineno + 1 - doc
+
+
+def num_arguments(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    named = [a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    return len(named) - (named[:1] in (["self"], ["cls"]))
+
+
+def complexity_of(function: ast.AST) -> int:
+    """McCabe's cyclomatic complexity, counted as radon does, the functions inside included."""
+    branches = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.Assert, ast.Lambda)
+    found = 1
+    for node in ast.walk(function):
+        found += isinstance(node, (*branches, ast.match_case))
+        found += len(node.values) - 1 if isinstance(node, ast.BoolOp) else 0
+        found += 1 + len(node.ifs) if isinstance(node, ast.comprehension) else 0
+        found += bool(node.orelse) if isinstance(node, ast.For | ast.AsyncFor | ast.While) else 0
+    return found
+
+
+def is_tangled(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    measured = length_of(function), num_arguments(function), complexity_of(function)
+    limits = MAX_FUNCTION_LINES, MAX_ARGUMENTS, MAX_COMPLEXITY
+    return any(number > limit for number, limit in zip(measured, limits, strict=True))
+
+
 @each_file
 def test_files_are_short(file: Path) -> None:
     lines = len(file.read_text(encoding="utf-8").splitlines())
-    assert lines <= MAX_FILE_LINES, f"{lines} lines; the limit is {MAX_FILE_LINES}: does the file hold one idea?"
+    assert (lines > MAX_FILE_LINES) == (place_of(file) in LONG_FILES), f"{lines} lines; the limit is {MAX_FILE_LINES}"
 
 
 @each_file
-def test_functions_are_short(file: Path) -> None:
-    functions = (n for n in ast.walk(tree_of(file)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
-    long = [
-        f"line {f.lineno}: {f.name} has {length} lines; the limit is {MAX_FUNCTION_LINES}"
-        for f in functions
-        if (length := (f.end_lineno or f.lineno) - f.lineno + 1) > MAX_FUNCTION_LINES
-    ]
-    assert not long, "\n".join(long)
+def test_functions_are_short_and_simple(file: Path) -> None:
+    found = {function.name for function in functions_of(file) if is_tangled(function)}
+    assert found == TANGLED.get(place_of(file), set()), (
+        f"the limits are {MAX_FUNCTION_LINES} lines, {MAX_ARGUMENTS} arguments, complexity {MAX_COMPLEXITY}"
+    )
+
+
+def test_complexity_counts_each_branch_once() -> None:
+    source = "def f(x):\n    if x and not x or x:\n        return [y for y in x if y]\n    return 1 if x else 2"
+    assert complexity_of(ast.parse(source).body[0]) == 1 + 1 + 2 + 2 + 1
 
 
 @pytest.mark.parametrize(
