@@ -208,6 +208,9 @@ def _problems_of_latent(site: Site) -> list[Problem]:
                 "warning",
             )
         ]
+    if site.support_error:
+        expected = f"a support property of {site.distribution} that holds all values of positive density and no other"
+        problems.append(Problem(where, site.support_error, expected, "support = constraints.positive"))
     for plate in site.plates:
         if plate.subsampled:
             problems.append(

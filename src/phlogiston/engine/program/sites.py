@@ -19,6 +19,7 @@ from phlogiston.engine.program import handlers
 from phlogiston.engine.program.guards import Computed, Guard
 from phlogiston.engine.program.isolate import isolated
 from phlogiston.engine.program.missing import Missing, missing_of
+from phlogiston.engine.program.supports import contradiction
 from phlogiston.engine.program.torch_fixes import Adapt
 from phlogiston.errors import ProgramError, UnsupportedModel
 
@@ -95,6 +96,7 @@ class Site:
     its distribution gives; an observed value of another shape is a mistake, or a batch without a plate.
     ``scaled`` says that its log probability counts more or less than once (``poutine.scale``, a subsampled plate).
     ``impossible`` counts observed entries whose probability was exactly zero, where torch would say nearly zero.
+    ``support_error`` says what contradicts the declared support of a continuous latent.
     ``missing`` is given where a site is observed in part: the other entries are latent.
     """
 
@@ -115,6 +117,7 @@ class Site:
     log_prob: float = 0.0
     impossible: int = 0
     score_error: str = ""
+    support_error: str = ""
     unconstrained_shape: tuple[int, ...] | None = None
     dtype: torch.dtype | None = None
     missing: Missing | None = None
@@ -364,6 +367,7 @@ def _site(msg: dict[str, Any], batches: Mapping[str, int | None]) -> Site:
         log_prob=log_prob,
         impossible=handlers.impossible(fn, value, mask_of(msg)) if role == "observed" else 0,
         score_error=error,
+        support_error=contradiction(fn, value) if unconstrained is not None and missing is None and not error else "",
         missing=missing,
     )
 

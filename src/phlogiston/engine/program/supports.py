@@ -27,6 +27,7 @@ from torch.distributions import (
 )
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
+_LARGEST_CHECKED = 10_000  # numbers of a site: checking more would be felt, and elements of a site are alike
 _DECLARED = inspect.getattr_static(TransformedDistribution, "support")
 
 
@@ -151,6 +152,36 @@ def is_declared_right(fn: Any) -> bool:
     if not transformed or inspect.getattr_static(type(fn), "support") is not _DECLARED:
         return True
     return not isinstance(_scalar(_of_transformed(fn)), Image)
+
+
+def contradiction(fn: Any, drawn: torch.Tensor) -> str:
+    """What in a distribution contradicts the support that it declares, as a noun phrase; "" where nothing does.
+
+    A class of the user's own may declare any support. Methods reach values only through the bijection onto it: a draw
+    that the bijection does not give back is never reached, and points at which the density is undefined are.
+
+    Args:
+        fn: a distribution of continuous values.
+        drawn: a draw from it.
+    """
+    if drawn.numel() > _LARGEST_CHECKED or not drawn.is_floating_point():
+        return ""
+    try:
+        onto = biject_to(fn.support)
+        shape = onto.inverse_shape(drawn.shape)
+        again = onto(onto.inv(drawn))
+        points = [onto(torch.full(shape, at, dtype=drawn.dtype)) for at in (-2.0, 0.5, 2.0)]
+    except (NotImplementedError, RuntimeError):  # no bijection, or none with an inverse
+        return ""
+    if not torch.allclose(again, drawn, rtol=1e-2, atol=1e-4):
+        return f"a draw outside of the support that it declares ({fn.support})"
+    try:
+        undefined = any(bool(torch.isnan(fn.log_prob(point)).any()) for point in points)
+    except ValueError:  # the density's own validation refuses a point
+        undefined = True
+    except (RuntimeError, NotImplementedError):
+        return ""
+    return f"a density that is undefined within the support that it declares ({fn.support})" if undefined else ""
 
 
 def _of_mixture(fn: MixtureSameFamily) -> Any:
