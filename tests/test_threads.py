@@ -11,9 +11,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from test_globals import unchanged
 
 import phlogiston as ph
-from test_globals import unchanged
 
 pytestmark = pytest.mark.filterwarnings("ignore::phlogiston.errors.PhlogistonWarning")
 
@@ -54,9 +54,7 @@ def predicted(k: int) -> torch.Tensor:
 
 def trained(k: int) -> torch.Tensor:
     data = torch.as_tensor(np.random.default_rng(k).normal(size=20))
-    fitted = ph.train(
-        ph.Model(deep, 20).observe(x=data), ph.SVI(engine="graph", num_steps=40), seed=k, progress=False
-    )
+    fitted = ph.train(ph.Model(deep, 20).observe(x=data), ph.SVI(engine="graph", num_steps=40), seed=k, progress=False)
     return fitted.params["w"]
 
 
@@ -66,9 +64,8 @@ JOBS: tuple[Callable[[int], torch.Tensor], ...] = (nuts, looped, svi, predicted,
 def test_eight_threads_give_what_one_gives() -> None:
     tasks = [(JOBS[i % len(JOBS)], i) for i in range(16)]
     alone = [job(k) for job, k in tasks]
-    with unchanged():
-        with ThreadPoolExecutor(8) as pool:
-            together = list(pool.map(lambda task: task[0](task[1]), tasks))
+    with unchanged(), ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda task: task[0](task[1]), tasks))
     for (job, k), one, other in zip(tasks, alone, together, strict=True):
         assert torch.equal(one, other), f"{job.__name__}({k})"
 

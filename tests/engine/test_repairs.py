@@ -153,9 +153,10 @@ def test_reparameterised_sites_are_computed_and_the_evidence_stays(program: Call
     before = ph.infer(ph.Model(program), "importance", seed=0, progress=False, num_particles=40_000)
     after = ph.infer(model, "importance", seed=1, progress=False, num_particles=40_000)
     assert after.draws["theta"].shape == before.draws["theta"].shape
-    assert abs(after.log_evidence.value - before.log_evidence.value) < 5 * (
-        after.log_evidence.se**2 + before.log_evidence.se**2
-    ) ** 0.5
+    assert (
+        abs(after.log_evidence.value - before.log_evidence.value)
+        < 5 * (after.log_evidence.se**2 + before.log_evidence.se**2) ** 0.5
+    )
     one, other = before.expect("theta"), after.expect("theta")
     assert (abs(one.value - other.value) < 5 * np.sqrt(one.se**2 + other.se**2)).all()
 

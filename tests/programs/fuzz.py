@@ -79,7 +79,11 @@ class Writer:
         self.count = {"z": 0, "y": 0, "p": 0, "k": 0, "c": 0, "f": 0}
         self.indent, self.nesting, self.rows = 1, 1, ""
         self.shape: tuple[int, ...] = ()
-        self.suffix, self.index, self.counts = "", "", True  # of names in a loop; of data in a subsample; whether unmasked
+        self.suffix, self.index, self.counts = (
+            "",
+            "",
+            True,
+        )  # of names in a loop; of data in a subsample; whether unmasked
         self.has_discrete = False  # one discrete latent a branch, so that a sum over all assignments stays small
         self.loop_size, self.inline = 0, False
         self.num_discrete, self.is_summed_by_hand = 0, False
@@ -121,13 +125,17 @@ class Writer:
         if not self.reals:
             return f"{self.rng.uniform(-1, 1):.2f}"
         one, other = self.rng.choice(self.reals[-2:]), self.rng.choice(self.reals)
-        return self.rng.choice([one, f"0.5 * {one} - 0.3 * {other}", f"torch.tanh({one})", f"torch.sin({one}) + {other}"])
+        return self.rng.choice(
+            [one, f"0.5 * {one} - 0.3 * {other}", f"torch.tanh({one})", f"torch.sin({one}) + {other}"]
+        )
 
     def positive(self) -> str:
         """A positive expression."""
         if not self.reals or self.rng.random() < 0.4:
             return f"{self.rng.uniform(0.5, 2):.2f}"
-        return self.rng.choice(["torch.exp(0.3 * torch.tanh({}))", "torch.nn.functional.softplus({})"]).format(self.real())
+        return self.rng.choice(["torch.exp(0.3 * torch.tanh({}))", "torch.nn.functional.softplus({})"]).format(
+            self.real()
+        )
 
     def law(self) -> tuple[str, str]:
         """A continuous distribution, and the name pattern of its value on the real line."""
@@ -181,7 +189,14 @@ class Writer:
 
     def expanded(self, law: str) -> str:
         """The distribution, perhaps with the shape of the plates, which enumeration does not stretch."""
-        wanted = self.rng.random() < 0.2 and self.literal and self.shape and not self.suffix and not self.index and not self.has_discrete
+        wanted = (
+            self.rng.random() < 0.2
+            and self.literal
+            and self.shape
+            and not self.suffix
+            and not self.index
+            and not self.has_discrete
+        )
         return f"{law}.expand({list(self.shape)})" if wanted else law
 
     def latent(self) -> None:
@@ -199,7 +214,9 @@ class Writer:
         if self.use("delta", 0.08):
             point = self.name("z")
             site = f'"{point}"' if not self.suffix else f'f"{point}_{self.suffix}"'
-            self.write(f"{point} = pyro.sample({site}, dist.Delta({self.reals[-1]}, log_density=-({self.reals[-1]} ** 2)))")
+            self.write(
+                f"{point} = pyro.sample({site}, dist.Delta({self.reals[-1]}, log_density=-({self.reals[-1]} ** 2)))"
+            )
             self.note(point, self.reals[-1])
         if self.use("deterministic", 0.15) and not self.suffix:
             other = self.name("z")
@@ -243,10 +260,22 @@ class Writer:
         """An observed site, its data in the program or given to ``observe``."""
         name = self.name("y")
         law, draw = self.seen()
-        holes = bool(self.shape) and not self.suffix and self.counts and not self.index and not self.inline and self.use("missing", 0.1)
+        holes = (
+            bool(self.shape)
+            and not self.suffix
+            and self.counts
+            and not self.index
+            and not self.inline
+            and self.use("missing", 0.1)
+        )
         if holes:
             law, draw = f"dist.Normal({self.real()}, {self.positive()})", lambda: self.rng.gauss(0, 1)
-        if self.shape and self.literal and not (holes or self.index or self.suffix) and self.use("distribution mask", 0.1):
+        if (
+            self.shape
+            and self.literal
+            and not (holes or self.index or self.suffix)
+            and self.use("distribution mask", 0.1)
+        ):
             law = f"{law}.mask({self.mask()})"
         else:
             law = self.expanded(law)
@@ -266,7 +295,11 @@ class Writer:
         """A literal mask of the shape of the plates."""
 
         def nested(shape: tuple[int, ...]) -> str:
-            return "[" + ", ".join(nested(shape[1:]) for _ in range(shape[0])) + "]" if shape else str(self.rng.random() < 0.6)
+            return (
+                "[" + ", ".join(nested(shape[1:]) for _ in range(shape[0])) + "]"
+                if shape
+                else str(self.rng.random() < 0.6)
+            )
 
         return f"torch.tensor({nested(self.shape)})"
 
@@ -381,7 +414,9 @@ class Writer:
         self.write(f"{name} = torch.tensor(0{'' if is_discrete else '.0'})")
         with self.block("for i in pyro.markov(range(3)):"):
             if is_discrete:
-                self.write(f'{name} = pyro.sample(f"{name}_{{i}}", dist.Categorical(torch.tensor([[0.7, 0.3], [0.4, 0.6]])[{name}]))')
+                self.write(
+                    f'{name} = pyro.sample(f"{name}_{{i}}", dist.Categorical(torch.tensor([[0.7, 0.3], [0.4, 0.6]])[{name}]))'
+                )
             else:
                 self.write(f'{name} = pyro.sample(f"{name}_{{i}}", dist.Normal(0.8 * {name}, {self.positive()}))')
             mean = f"{name} * {self.real()}" if is_discrete else name
@@ -398,7 +433,11 @@ class Writer:
         if self.use("factor", 0.1):
             self.write(f'pyro.factor("{self.name("f")}", -0.2 * torch.as_tensor({self.real()}) ** 2)')
         for _ in range(self.rng.randrange(1, 3)):
-            kinds: list[tuple[str, Callable[[], None]]] = [("loop", self.loop), ("markov", self.chain), ("crossed", self.crossed)]
+            kinds: list[tuple[str, Callable[[], None]]] = [
+                ("loop", self.loop),
+                ("markov", self.chain),
+                ("crossed", self.crossed),
+            ]
             kind, write = self.rng.choice(kinds)
             (write if self.use(kind, 0.35) else self.plate)()
         body = "\n".join(self.lines)
