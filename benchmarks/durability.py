@@ -1,7 +1,7 @@
 """Whether files survive: kills at random times while they are written, and damage to each kind of file.
 
     python benchmarks/durability.py                        # prints the table
-    python benchmarks/durability.py --kills 200 --harm 60  # kills of all kinds together; bit flips and cuts of each kind
+    python benchmarks/durability.py --kills 200 --harm 60  # kills in all; flips and cuts of each kind
 
 A kill (SIGKILL) strikes a process that overwrites one file again and again; then the file must load. Damage is one bit
 flipped, or the end cut off, anywhere in the file; then loading must raise ph.DataFileError and nothing else.

@@ -140,7 +140,7 @@ def test_what_killed_writers_left_is_removed_after_an_hour(tmp_path: Path) -> No
 
 
 def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ph.DataFileError, match="found a folder; expected one written by posterior.save"):
+    with pytest.raises(ph.DataFileError, match=r"found a folder; expected one written by posterior.save"):
         ph.load(tmp_path)
     with pytest.raises(ph.DataFileError, match="found a folder"):
         files.write(tmp_path, b"")
