@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ from phlogiston.errors import ConvergenceWarning, one_of, positive_int, warn
 from phlogiston.inference.method import Needs, Result, known_start
 from phlogiston.inference.optimise.curvature import at_mode
 from phlogiston.inference.optimise.lbfgs import Evaluate, Paths, climb_paths
+from phlogiston.inference.optimise.mixture import Mixture
 from phlogiston.inference.optimise.pathfinding import evaluated, spread_points
 from phlogiston.inference.particles.weighted import values_of, weighted
 from phlogiston.inference.starts import Start, proposal
@@ -131,12 +131,14 @@ def _without_jacobian(target: Target) -> Evaluate:
 class Laplace:
     r"""The normal with the posterior's mode and curvature, on the unconstrained scale.
 
-    :math:`q = N(\hat u, [-\nabla^2 \log p(\hat u)]^{-1})`. The draws carry their weights, so that k-hat, evidence and
-    gap say how far the posterior is from normal.
+    :math:`q = N(\hat u, [-\nabla^2 \log p(\hat u)]^{-1})`. Where the climbs end at several modes,
+    :math:`q = \sum_k \pi_k q_k` mixes their normals, :math:`\pi_k \propto p(\hat u_k) \, |\Sigma_k|^{1/2}`; modes
+    that no climb found stay unknown, so more starts are safer where there may be several. The draws carry their
+    weights, so that k-hat, evidence and gap say how far the posterior is from the mixture.
 
     Args:
         num_samples: draws.
-        num_starts: points to climb from; the highest top is kept.
+        num_starts: points to climb from.
         max_steps: of each climb.
         initial: where to begin: "uniform", "prior", "median", or values by site.
         engine: the tier to use.
@@ -176,18 +178,20 @@ class Laplace:
         paths = _climbed(target, evaluate, self.initial, starting, self.num_starts, self.max_steps)
         mode, figures, reason = _top(target, paths)
         normal, smallest = at_mode(evaluate, mode)
+        mixture = Mixture.of(evaluate, paths, normal) if figures["converged"] else Mixture.single(normal)
+        if (modes := len(mixture.normals)) > 1:
+            reason += f"; they ended at {modes} modes, which were mixed in proportion to height times volume"
         if smallest <= 0.0 and figures["converged"]:
             warn(
                 f"laplace: the density is flat or rises in some direction at its mode (curvature {smallest:.3g}); the "
                 "normal there is as wide as in the flattest direction that falls; use 'pathfinder', 'svi' or 'nuts'",
                 ConvergenceWarning,
             )
-        points = normal.draw(generator(drawing).standard_normal((self.num_samples, target.dim)))
+        points = mixture.draw(self.num_samples, generator(drawing))
         u = torch.from_numpy(points)
-        log_weights = target.log_density(u) - torch.from_numpy(normal.log_prob(points))
+        log_weights = target.log_density(u) - torch.from_numpy(mixture.log_prob(points))
         made = weighted(target, values_of(target, u, discrete), log_weights)
-        volume = normal.half_log_det + 0.5 * target.dim * math.log(2.0 * math.pi)
-        figures["laplace_evidence"] = figures["log_density"] + volume
+        figures |= {"laplace_evidence": mixture.log_evidence(paths.values[-1, paths.best]), "modes": float(modes)}
         made["figures"] |= figures
         return Result(
             **made,

@@ -73,7 +73,8 @@ class Move(Protocol):
         >>> def program():
         ...     mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
         ...     pyro.sample("y", dist.Normal(mu, 1.0))
-        >>> post = ph.infer(ph.Model(program).observe(y=1.0), ph.SMC(moves="cauchy"), seed=0, progress=False)
+        >>> method = ph.SMC(moves="cauchy", num_particles=32_768, num_steps=64)
+        >>> post = ph.infer(ph.Model(program).observe(y=1.0), method, seed=0, progress=False)
         >>> bool(abs(post.log_evidence.value + 1.823657) < 4 * post.log_evidence.se)
         True
         >>> from phlogiston.inference.particles.moves import MOVES
