@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phlogiston.engine.densities.tempered import Tempered
-from phlogiston.errors import SettingError, did_you_mean, problem
+from phlogiston.errors import SettingError, problem
 from phlogiston.inference.mcmc.gibbs import usual_step, wanted_acceptance
 from phlogiston.model.registry import Registry
 from phlogiston.stats.leapfrog import leapfrogs
@@ -219,7 +219,8 @@ def move_of(moves: str | Move) -> Move:
     """
     if isinstance(moves, str):
         if moves not in MOVES:
-            raise SettingError(f"moves: found {moves!r}; {did_you_mean(moves, MOVES)}")
+            expected = " or ".join(map(repr, MOVES)) + ", or a move as in ph.Move"
+            raise SettingError(problem("moves", found=repr(moves), expected=expected))
         found: Move = MOVES[moves]
         return found
     if not _is_move(moves):
