@@ -28,8 +28,10 @@ from phlogiston.diagnostics.checks.variational import check_ending, check_gap
 from phlogiston.diagnostics.subject import MOST_NUMBERS, Diagnostic, Subject
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.engine.program.locscale import centred_sites
+from phlogiston.engine.program.sites import Site
 from phlogiston.errors import ModelError, SettingError, problem
 from phlogiston.inference.improper import ray_of
+from phlogiston.model.model import Model
 from phlogiston.model.registry import Registry
 from phlogiston.posterior.posterior import Posterior
 from phlogiston.posterior.verdict import Check, Diagnosis, Finding, failed, skipped
@@ -262,19 +264,22 @@ def _conflict(subject: Subject) -> list[Check]:
     if model is None:
         return [skipped(name, "no model; ph.load(path, model=model)")]
     latents = model.structure.of("latent")
-    improper = [site.name for site in latents if site.improper]
+    if improper := [site.name for site in latents if site.improper]:
+        return [skipped(name, f"the prior of {improper[0]} is improper")]
     judged = [site for site in latents if not site.discrete and site.missing is None and all(site.shape)]
     sites = [site for site in judged if site.name in subject.draws]
-    if improper:
-        return [skipped(name, f"the prior of {improper[0]} is improper")]
     if not sites or not model.structure.observations:
         return [skipped(name, "no continuous latent" if not sites else "nothing is observed")]
+    return [_prior_conflict(subject, model, sites)]
+
+
+def _prior_conflict(subject: Subject, model: Model, sites: list[Site]) -> Check:
     size = sum(int(np.prod(site.shape)) for site in model.structure.sites)
     count = int(np.clip(MOST_NUMBERS // max(size, 1), 200, PRIOR_DRAWS))
     prior = model.target().simulate({}, count, spawn(subject.posterior.seed or 0, 8)[7])
     medians = {s.name: quantiles(subject.draws[s.name].astype(float), (0.5,), subject.weights)[0] for s in sites}
     simulated = {site.name: prior[site.name].to(torch.float64).numpy() for site in sites}
-    return [check_conflict(simulated, medians, subject.labels)]
+    return check_conflict(simulated, medians, subject.labels)
 
 
 # What every posterior is judged by, in the order in which a diagnosis lists the outcomes.

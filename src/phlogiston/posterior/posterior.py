@@ -15,6 +15,7 @@ from phlogiston.engine.program.isolate import generator
 from phlogiston.errors import renamed
 from phlogiston.model.model import Model
 from phlogiston.posterior import arviz_groups, storage
+from phlogiston.posterior.expectation import values_of
 from phlogiston.posterior.labels import numbered
 from phlogiston.posterior.plan import Plan
 from phlogiston.posterior.predictive import predict
@@ -159,7 +160,9 @@ class Posterior:
             >>> bool(abs(post.expect(lambda draw: draw["z"] > 0).value - 0.5) < 0.02)
             True
         """
-        values = self._values_of(f).numpy().astype(float)
+        if isinstance(f, str):
+            self._insist("expect", (f,))
+        values = values_of(f, self.draws).numpy().astype(float)
         error = standard_error(values, self._numpy_weights, chains=self.is_chain)
         if self._numpy_weights is None:
             mean = values.mean((0, 1))
@@ -169,18 +172,6 @@ class Posterior:
         else:
             mean = (self._numpy_weights.reshape(*values.shape[:2], *(1,) * (values.ndim - 2)) * values).sum((0, 1))
         return Estimate(mean, error)
-
-    def _values_of(self, f: str | Callable[[dict[str, torch.Tensor]], torch.Tensor]) -> torch.Tensor:
-        if isinstance(f, str):
-            self._insist("expect", (f,))
-            return self.draws[f]
-        flat = self.samples()
-        try:
-            values = torch.vmap(lambda draw: torch.as_tensor(f(_Draw(draw))))(flat)
-        except (RuntimeError, ValueError):  # f branches on a value or leaves torch: one draw at a time
-            rows = range(self.num_chains * self.num_draws)
-            values = torch.stack([torch.as_tensor(f(_Draw({name: v[i] for name, v in flat.items()}))) for i in rows])
-        return values.reshape(self.num_chains, self.num_draws, *values.shape[1:])
 
     def predict(
         self,
@@ -399,13 +390,6 @@ class Posterior:
                 f"{verb}: found a posterior without its model; expected one; write: ph.load(path, model=model)"
             )
         return self.model
-
-
-class _Draw(dict[str, torch.Tensor]):
-    """One draw, which knows what to answer to a misspelt site."""
-
-    def __missing__(self, name: str) -> torch.Tensor:
-        raise arviz_groups.unknown_site("expect", name, self)
 
 
 def _names(sites: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from phlogiston.posterior.posterior import Posterior
 
 
+# The groups of a file that are read one by one; all others hold predictions.
+_GROUPS = "posterior weighted_posterior sample_stats marginals observed_data constant_data sampler_state history".split()
+
+
 def save(posterior: Posterior, path: Path) -> Path:
     """Write all groups to ``path``, whole or not at all; folders are made.
 
@@ -49,16 +53,6 @@ def read(path: Path) -> dict[str, Any]:
 def _fields(stored: Mapping[str, xr.Dataset]) -> dict[str, Any]:
     attributes = stored["posterior"].attrs
     weighted = _tensors(stored["weighted_posterior"]) if "weighted_posterior" in stored else None
-    known = {
-        "posterior",
-        "weighted_posterior",
-        "sample_stats",
-        "marginals",
-        "observed_data",
-        "constant_data",
-        "sampler_state",
-        "history",
-    }
     return {
         "observed": _tensors(stored["observed_data"]) if "observed_data" in stored else {},
         "draws": _tensors(stored["posterior"]) if weighted is None else _without(weighted, "log_weight"),
@@ -66,7 +60,7 @@ def _fields(stored: Mapping[str, xr.Dataset]) -> dict[str, Any]:
         "stats": _tensors(stored["sample_stats"]) if "sample_stats" in stored else {},
         "marginals": _tensors(stored["marginals"]) if "marginals" in stored else {},
         "state": _state(stored.get("sampler_state")),
-        "predictions": {name: _tensors(group) for name, group in stored.items() if name not in known},
+        "predictions": {name: _tensors(group) for name, group in stored.items() if name not in _GROUPS},
         "history": {str(name): np.array(values.values) for name, values in _variables(stored.get("history"))},
         "method": str(attributes["method"]),
         "settings": json.loads(attributes["settings"]),

@@ -188,8 +188,7 @@ def check_modes(
         return skipped(
             name, f"{len(regions)} groups of draws whose masses could not be found (error {log_error.max():.2f})"
         )
-    mass = np.exp(log_z - np.logaddexp.reduce(log_z))
-    mass_error = mass * np.sqrt(np.square(log_error) + np.square(mass * log_error).sum())
+    mass, mass_error = _fractions(log_z, log_error)
     z = (shares - mass) / np.maximum(np.hypot(errors, mass_error), 1e-12)
     worst = int(np.argmax(np.abs(z)))
     if abs(z[worst]) <= Z_LIMIT or abs(shares[worst] - mass[worst]) <= SMALLEST_EFFECT:
@@ -198,6 +197,12 @@ def check_modes(
             return skipped(name, f"{shown}: the chains hardly cross between them")
         return Check(name, f"{len(regions)} groups of draws, each with the share that the density gives it")
     return failed(name, _finding(u, regions[worst], shares[worst], mass[worst], z[worst], label))
+
+
+def _fractions(log_z: Array, log_error: Array) -> tuple[Array, Array]:
+    """The fraction of the mass in each region, and its error by the delta method."""
+    mass = np.exp(log_z - np.logaddexp.reduce(log_z))
+    return mass, mass * np.sqrt(np.square(log_error) + np.square(mass * log_error).sum())
 
 
 def _worth(u: Array, mask: NDArray[np.bool_], chains: bool) -> float:

@@ -1,4 +1,4 @@
-r"""Draws against the density that they are said to come from, by identities that only its own draws satisfy."""
+r"""Whether draws come from the density of the model, by Stein's identities, which draws of that density satisfy."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ SMALLEST_EFFECT = 0.05
 _PAIRS = 32  # up to so many dimensions, every pair of them is looked at
 _FEWEST = 100
 _CONFIRMED = 8
+_UNUSABLE = 0.001  # share of draws without a finite gradient
 _HEAVY = 0.5  # a tail shape from which on a mean has no variance
 _LINES = 48  # along which jumps of the density are searched
 _LOOSE = 0.1  # relative error of a density that is normalised by a sum over a grid
@@ -70,15 +71,7 @@ def stein(
     pairs = [(k, j) for k in range(dim) for j in range(dim)] if dim <= _PAIRS else [(j, j) for j in range(dim)]
     count = dim + len(pairs)
     limit = max(SMALLEST_Z, NormalDist().inv_cdf(1.0 - FALSE_ALARMS / (2.0 * count)))
-    found: list[tuple[float, float, str, int, int]] = []
-    for j, (mean, z) in enumerate(zip(*_batched(g, weights, chains), strict=True)):
-        found.append((abs(z), mean, "location", j, j))
-    for k in range(dim):
-        columns = [j for i, j in pairs if i == k]
-        values = w[..., k, None] * g[..., columns]
-        values[..., columns.index(k)] += 1.0
-        for j, mean, z in zip(columns, *_batched(values, weights, chains), strict=True):
-            found.append((abs(z), mean, "spread", k, j))
+    found = _screened(w, g, pairs, weights, chains)
     suspects = sorted((s for s in found if s[0] > limit and abs(s[1]) > SMALLEST_EFFECT), reverse=True)
     confirmed = []
     for _, mean, kind, k, j in suspects[:_CONFIRMED]:
@@ -89,6 +82,22 @@ def stein(
         if abs(z) > limit:
             confirmed.append(Statistic(kind, k, j, mean, z))
     return confirmed, limit, count
+
+
+def _screened(
+    w: Array, g: Array, pairs: list[tuple[int, int]], weights: Array | None, chains: bool
+) -> list[tuple[float, float, str, int, int]]:
+    """Every identity with a cheap z: its size, the mean, the kind, and both coordinates."""
+    found: list[tuple[float, float, str, int, int]] = []
+    for j, (mean, z) in enumerate(zip(*_batched(g, weights, chains), strict=True)):
+        found.append((abs(z), mean, "location", j, j))
+    for k in range(w.shape[2]):
+        columns = [j for i, j in pairs if i == k]
+        values = w[..., k, None] * g[..., columns]
+        values[..., columns.index(k)] += 1.0
+        for j, mean, z in zip(columns, *_batched(values, weights, chains), strict=True):
+            found.append((abs(z), mean, "spread", k, j))
+    return found
 
 
 def _batched(values: Array, weights: Array | None, chains: bool) -> tuple[Array, Array]:
@@ -142,16 +151,8 @@ def check_draws(
             return skipped(name, f"weights worth {worth:.0f} draws are too few")
     if good.size < _FEWEST:
         return skipped(name, f"{good.size} draws are too few")
-    if (share := 1.0 - good.mean()) > 0.001:
-        finding = Finding(
-            f"the density or its gradient is not finite at {share:.1%} of the draws",
-            "look at model.check(), and at the draws on the edge of their support",
-            number=share,
-            threshold=0.001,
-            meaning="The method drew values that the model says cannot happen.",
-            severity="do not use",
-        )
-        return failed(name, finding)
+    if (share := 1.0 - good.mean()) > _UNUSABLE:
+        return failed(name, _not_finite(share))
     keep = good.all(0)  # the few others go, in every chain
     mass = None if weights is None else weights[:, keep] / weights[:, keep].sum()
     found, limit, count = stein(u[:, keep], gradient[:, keep], mass, chains=chains, inflation=inflation)
@@ -164,6 +165,17 @@ def check_draws(
     axis = found[0].second
     text = f"the density jumps along {label(axis)} (at {excused[found[0]].place:.3g} on the unconstrained scale)"
     return skipped(name, f"{text}, so that the identities do not hold for correct draws either")
+
+
+def _not_finite(share: float) -> Finding:
+    return Finding(
+        f"the density or its gradient is not finite at {share:.1%} of the draws",
+        "look at model.check(), and at the draws on the edge of their support",
+        number=share,
+        threshold=_UNUSABLE,
+        meaning="The method drew values that the model says cannot happen.",
+        severity="do not use",
+    )
 
 
 def _across_jumps(
