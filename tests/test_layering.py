@@ -70,7 +70,6 @@ TANGLED: dict[str, set[str]] = {
     "cli/datafile.py": {"_csv"},
     "diagnostics/calibrate/calibrate.py": {"calibrate"},
     "diagnostics/checks/modes.py": {"check_modes"},
-    "diagnostics/compare/agree.py": {"_with_outlier"},
     "diagnostics/compare/generators.py": {"compare_generators"},
     "diagnostics/compare/models.py": {"_doubts"},
     "engine/learning/elbo_terms.py": {"_find_parameters", "_with_guide"},

@@ -19,6 +19,7 @@ from phlogiston.diagnostics.checks.modes import check_modes
 from phlogiston.diagnostics.checks.tails import check_tails
 from phlogiston.diagnostics.diagnose import CHECKS
 from phlogiston.posterior.labels import numbered
+from phlogiston.report.pages.agreement_page import _own as of_one_method
 from phlogiston.stats.tails import mean_limit, tail_shape
 
 COUNT = 4000
@@ -193,6 +194,14 @@ def test_draws_that_differ_by_rounding_alone_are_not_judged_by_their_modes() -> 
         u = size * (1.0 + 1.2e-16 * rng.integers(0, 2, (4, 500, 1)))
         check = check_modes(u, lambda rows: np.zeros(len(rows)), str, rng, chains=True)
         assert check.finding is None
+
+
+@pytest.mark.parametrize("severity", ["caution", "do not use"])
+def test_the_page_of_several_methods_shows_what_each_ones_own_checks_found(severity: Any) -> None:
+    bad = ph.Check("R-hat", "1.02", ph.Finding("R-hat is 1.02", "raise num_warmup", severity=severity))
+    shown = of_one_method("nuts", ph.Diagnosis((ph.Check("divergences", "none"), bad)))
+    assert (shown.name, shown.state) == ("checks of nuts", severity)
+    assert of_one_method("nuts", ph.Diagnosis((ph.Check("divergences", "none"),))).state == "fine"
 
 
 def test_the_advice_is_in_the_settings_of_the_method_that_ran() -> None:

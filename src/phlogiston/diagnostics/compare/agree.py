@@ -370,17 +370,11 @@ def _evidence(post: Posterior, seed: int) -> Estimate | None:
 
 
 def _with_outlier(found: Agreement) -> Agreement:
-    """The method that differs from most others, or else the one whose own checks fail, with what they say."""
+    """Name the method that differs from most others, or else the one whose own checks fail, with the reason."""
     if not any(found.differ(*pair) for pair in found.z):
         reasons = [f"{name} cannot be used: {found.reports[name].findings[0].message}" for name in found.unusable]
         return replace(found, outlier=found.unusable[0] if len(reasons) == 1 else "", why="; ".join(reasons))
-    differs = {n: sum(found.differ(*pair) for pair in found.z if n in pair) for n in found.posteriors}
-    most = max(differs.values())
-    suspects = [name for name, count in differs.items() if count == most]
-    if len(suspects) > 1:
-        order = {"trust": 0, "caution": 1, "do not use": 2}
-        gravest = max(order.get(found.reports[name].verdict, 0) for name in suspects)
-        suspects = [name for name in suspects if order.get(found.reports[name].verdict, 0) == gravest]
+    suspects = _suspects(found)
     if len(suspects) != 1:
         return found
     name = suspects[0]
@@ -392,3 +386,14 @@ def _with_outlier(found: Agreement) -> Agreement:
     findings = found.reports[name].findings
     doubt = f"; {findings[0].message}" if findings else "; its own checks find nothing"
     return replace(found, outlier=name, why=difference + doubt)
+
+
+def _suspects(found: Agreement) -> list[str]:
+    """The methods that differ from most others; among several of them, those whose own checks are gravest."""
+    differs = {n: sum(found.differ(*pair) for pair in found.z if n in pair) for n in found.posteriors}
+    suspects = [name for name, count in differs.items() if count == max(differs.values())]
+    if len(suspects) == 1:
+        return suspects
+    order = {"trust": 0, "caution": 1, "do not use": 2}
+    gravity = {name: order[found.reports[name].verdict] for name in suspects}
+    return [name for name in suspects if gravity[name] == max(gravity.values())]
