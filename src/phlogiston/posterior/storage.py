@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 # The groups of a file that are read one by one; all others hold predictions.
 _GROUPS = (
-    "posterior weighted_posterior sample_stats marginals observed_data constant_data sampler_state history".split()
+    "posterior",
+    "weighted_posterior",
+    "sample_stats",
+    "marginals",
+    "observed_data",
+    "constant_data",
+    "sampler_state",
+    "history",
 )
 
 
