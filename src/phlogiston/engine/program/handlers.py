@@ -200,8 +200,10 @@ class WholePlates:
         setattr(SubsampleMessenger, "_subsample", self._own)  # noqa: B010
 
     def _indices(self, name: str, size: Any = None, subsample_size: Any = None, *others: Any) -> Any:
-        if subsample_size is not None and subsample_size < size and others[:1] in ((), (None,)):
-            self.sizes[name], subsample_size = int(subsample_size), None
+        if subsample_size is not None and others[:1] in ((), (None,)):
+            if subsample_size < size:
+                self.sizes[name] = int(subsample_size)
+            subsample_size = None
         return self._own.__func__(name, size, subsample_size, *others)
 
 
