@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ class Fitted:
     Args:
         model: the model that was trained, its parameters held at what was learned: a ``Model`` like any other.
         method: the trainer's name.
-        settings: the trainer's settings.
+        settings: the trainer's settings, as they were used.
         guide: the amortised guide that was learned beside it, where there is one.
         history: curve -> one number a record; "step" says at which step each record was made.
         converged: whether the trainer's own rule for stopping was met.
@@ -241,9 +242,20 @@ class Fitted:
         """Write parameters, history and state to one file of tensors and plain data, which ``ph.load`` reads."""
         kept = ("method", "settings", "converged", "stop_reason", "figures", "state", "seed", "seconds", "engine")
         content = {name: getattr(self, name) for name in (*kept, "history", "warnings", "interrupted", "params")}
+        content["data"] = fingerprint(self.model)
         return checkpoint.write(content, Path(path))
 
     def __repr__(self) -> str:
         count = sum(value.numel() for value in self.params.values())
         partial = ", interrupted" if self.interrupted else ""
         return f"Fitted({self.method}: {count} parameters of {self.model.name}, {self.stop_reason}{partial})"
+
+
+def fingerprint(model: Model) -> str:
+    """A short text that differs for other data: observations, and inputs that are tensors."""
+    tensors = {f"input {name}": value for name, value in model.inputs.items() if isinstance(value, torch.Tensor)}
+    digest = hashlib.sha256()
+    for name, value in sorted({**tensors, **model.structure.observations}.items()):
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(torch.as_tensor(value).detach().cpu().double().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

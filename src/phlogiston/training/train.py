@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from phlogiston.engine.program.isolate import seed_sequence
-from phlogiston.errors import DataFileError, SettingError, problem
+from phlogiston.errors import AmortisationWarning, DataFileError, SettingError, problem, warn
 from phlogiston.model.model import Model
 from phlogiston.model.registry import Registry
 from phlogiston.posterior import checkpoint
 from phlogiston.training.amortised.fit import guide_from
-from phlogiston.training.fitted import Fitted
+from phlogiston.training.fitted import Fitted, fingerprint
 
 TRAINERS = Registry(
     "trainer",
@@ -72,17 +72,33 @@ def train(
     model = model if isinstance(model, Model) else Model(model)
     chosen = _trainer(trainer, settings)
     seed = secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
-    before: Any = restore(resume_from, model) if isinstance(resume_from, (str, Path)) else resume_from
+    before: Any = resume_from
+    if isinstance(before, (str, Path)):
+        before = restore(before, model, resumes=True)
     if before is not None and not isinstance(before, Fitted):
         expected = "what ph.train returned, or the path of its file"
         raise SettingError(problem("resume_from", found=repr(before), expected=expected))
+    if before is not None and not model.implicit and fingerprint(before.model) != fingerprint(model):
+        raise _other_data()
     file = None if checkpoint is None else Path(checkpoint)
     fitted = chosen.fit(model, seed=seed, progress=progress, resume_from=before, checkpoint=file)
     names: list[str] = [field.name for field in dataclasses.fields(chosen)] if dataclasses.is_dataclass(chosen) else []
-    return dataclasses.replace(fitted, settings={name: getattr(chosen, name) for name in names})
+    settings = {name: getattr(chosen, name) for name in names}
+    return dataclasses.replace(fitted, settings={**settings, **fitted.settings})  # what the trainer chose itself counts
 
 
-def restore(path: str | Path, model: Model) -> Fitted:
+def _other_data() -> DataFileError:
+    return DataFileError(
+        problem(
+            "resume_from",
+            found="a training on other data",
+            expected="the data that it was trained on: a run that goes on is the run that was not interrupted",
+            fix="ph.train(model.with_parameters(fitted.params), trainer), which starts from what was learned",
+        )
+    )
+
+
+def restore(path: str | Path, model: Model, *, resumes: bool = False) -> Fitted:
     """A training that ``fitted.save`` or a checkpoint wrote, for the model that was trained.
 
     Raises:
@@ -91,7 +107,9 @@ def restore(path: str | Path, model: Model) -> Fitted:
     content = checkpoint.read(Path(path))
     if "params" not in content:
         raise DataFileError(problem(str(path), found="a checkpoint of ph.calibrate", expected="a training"))
-    params = content.pop("params")
+    params, data = content.pop("params"), content.pop("data", None)
+    if resumes and data not in (None, fingerprint(model)) and not model.implicit:
+        raise _other_data()
     known = {site.name: site.shape for site in model.structure.of("parameter")}
     found = {name: tuple(value.shape) for name, value in params.items()}
     if differ := sorted(set(found.items()) ^ set(known.items())):
@@ -101,6 +119,18 @@ def restore(path: str | Path, model: Model) -> Fitted:
             f"expected {known.get(name, 'none')}"
         )
     trained = model.with_parameters(params)
+    lost = [name for name in content["state"] if name.startswith("param/guide/")]
+    if lost and "amortized" not in content["state"] and not resumes:
+        warn(
+            problem(
+                f"load: {path}",
+                found="a guide with an encoder of your own, whose weights are in the file and whose code is not",
+                expected="a trained encoder: without it there is no .posterior, .elbo or .usage",
+                fix="encoder.load_state_dict({n.removeprefix('param/guide/'): v for n, v in fitted.state.items() "
+                "if n.startswith('param/guide/')})",
+            ),
+            AmortisationWarning,
+        )
     return Fitted(model=trained, guide=guide_from(content["state"], trained), **content)
 
 

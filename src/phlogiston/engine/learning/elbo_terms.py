@@ -48,6 +48,21 @@ from phlogiston.errors import ModelError, UnsupportedModel, did_you_mean, proble
 PARAM = "param/"
 
 
+def _refuse_tied_modules(program: Mapping[str, Any], guided: Mapping[str, Any]) -> None:
+    """Refuse modules of program and guide whose parameters share a name: by name they would be one parameter."""
+    both = [name for name in program if name in guided and _is_of_module(program[name]) and _is_of_module(guided[name])]
+    if tied := [name for name in both if program[name]["args"][1] is not guided[name]["args"][1]]:
+        raise ModelError(
+            problem(
+                f"guide: parameter {tied[0]!r}",
+                found=f"another module of the program with {len(tied)} parameters of the same names "
+                f"({', '.join(tied)}), which would be one parameter each",
+                expected="names that differ, or the same module in both",
+                fix="self.guide_net = ... in the guide, where the program has self.net",
+            )
+        )
+
+
 def _guide_of(bound: Bound, guide: Callable[..., Any], dtype: torch.dtype) -> Bound:
     """The guide on the program's inputs, or on none if it takes none, with nothing observed."""
     takes_none = not inspect.signature(guide).parameters
@@ -110,6 +125,7 @@ class Learning:
         return {name: cast(dict[str, Any], msg) for name, msg in nodes.items()}
 
     def _find_parameters(self, program: Mapping[str, Any], guided: Mapping[str, Any], hold: bool) -> None:
+        _refuse_tied_modules(program, guided)
         params = {name: msg for name, msg in {**program, **guided}.items() if msg["type"] == "param"}
         of_program = [name for name in params if name in program]
         learned = {name: msg for name, msg in params.items() if not (hold and name in program)}

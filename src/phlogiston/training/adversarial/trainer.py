@@ -36,6 +36,7 @@ from phlogiston.training.adversarial.losses import LOSSES, Loss, loss_of
 from phlogiston.training.adversarial.monitor import Monitor, Schedule, split
 from phlogiston.training.adversarial.steps import GanSteps, Regularisers
 from phlogiston.training.fitted import Fitted
+from phlogiston.training.networks import in_evaluation, refuse_batch_statistics
 
 
 def _optimiser() -> Adam:
@@ -196,6 +197,7 @@ class Adversarial:
         began, before = time.perf_counter(), 0.0 if resume_from is None else resume_from.seconds
         seed = seed if resume_from is None or resume_from.seed is None else resume_from.seed
         playing, making, watching = spawn(seed_sequence(seed), 3)
+        refuse_batch_statistics(model, self.critic)
         table = compared(model, self.site, torch.float64 if self.precision == "float64" else torch.float32)
         self._fits(len(table.data), table.generator.site.name)
         training, held_out = split(len(table.data), self.batch_size, watching)
@@ -203,7 +205,7 @@ class Adversarial:
         critic = self._critic(table, as_int(making))
         players = self._players(table, critic)
         monitor = Monitor(table, critic, loss_of(self.loss), training, held_out, self._schedule, watching)
-        start = self._start(table, critic, resume_from, run)
+        start = self._start(table, critic, resume_from, run, monitor.data)
         networks = (*critic.initial, *start.generator.params)
         device = devices.chosen(self.device, devices.operations_of(self.batch_size, networks))
 
@@ -300,7 +302,9 @@ class Adversarial:
             seed=seed,
         )
 
-    def _start(self, table: Comparison, critic: Critic, before: Fitted | None, run: GanRun) -> GanState:
+    def _start(
+        self, table: Comparison, critic: Critic, before: Fitted | None, run: GanRun, rows: torch.Tensor
+    ) -> GanState:
         own = tuple(param.unconstrained.to(table.data.dtype) for param in table.generator.learned.values())
         fresh = GanState(
             AdamState.at(critic.initial), AdamState.at(own), tuple(v.clone() for v in own), np.zeros((0, len(NAMES)))
@@ -311,6 +315,9 @@ class Adversarial:
             raise DataFileError(
                 problem("resume_from", found=f"a {before.method} training", expected="an adversarial one")
             )
+        if not torch.equal(torch.as_tensor(before.state["data"]).to(rows.dtype), rows):
+            found = "a training on other data, or with another batch_size"
+            raise DataFileError(problem("resume_from", found=found, expected="the data that it was trained on"))
         at = GanState.from_state(before.state)
         shapes = [[tuple(v.shape) for v in (*s.critic.params, *s.generator.params)] for s in (at, fresh)]
         if shapes[0] != shapes[1]:
@@ -338,7 +345,7 @@ class Adversarial:
         if at.checks:
             figures |= {"distance": monitor.distance(draws), "left_out": monitor.left_out(draws)}
         return Fitted(
-            model=table.without(model).with_parameters(params),
+            model=in_evaluation(table.without(model)).with_parameters(params),
             method="adversarial",
             history=_curves(at),
             converged=at.ending.converged,

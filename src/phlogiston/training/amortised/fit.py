@@ -25,6 +25,7 @@ from phlogiston.training.amortised.epochs import EpochRun, EpochState, learn
 from phlogiston.training.amortised.guide import Amortized, AmortizedGuide
 from phlogiston.training.amortised.objective import RECORD, MinibatchObjective, Weighing
 from phlogiston.training.fitted import Fitted
+from phlogiston.training.networks import in_evaluation, refuse_batch_statistics
 
 Precision = Literal["float32", "float64", "bfloat16"]
 _AN_AVERAGE = 100  # steps, at the end of training, that the reported bound is averaged over
@@ -111,6 +112,8 @@ def fit(
     seed = seed if resume_from is None or resume_from.seed is None else resume_from.seed
     model = model.validated()
     (learning,) = spawn(seed_sequence(seed), 1)
+    encoder = settings.guide.encoder
+    refuse_batch_statistics(model, encoder if isinstance(encoder, nn.Module) else None)
     guide = settings.guide.build(model, seed=seed)
     objective = MinibatchObjective(
         model,
@@ -211,8 +214,9 @@ def _fitted(
     if isinstance(settings.guide.encoder, str):
         state["amortized"] = dataclasses.asdict(settings.guide)
     return Fitted(
-        model=model.with_parameters(params),
+        model=in_evaluation(model).with_parameters(params),
         method="svi",
+        settings={"optim": settings.optim},
         guide=_trained(guide, objective.encoder_weights(at.adam.params)),
         history={
             "step": np.arange(at.step),

@@ -22,6 +22,7 @@ from phlogiston.model.model import Model
 from phlogiston.training.amortised.encoders import Encoder
 from phlogiston.training.amortised.features import Kind, body_for, features_of, kind_of
 from phlogiston.training.amortised.latents import LatentSplit, data_of, split_of
+from phlogiston.training.networks import in_evaluation
 
 Parts = dict[str, torch.Tensor]
 KINDS = ("auto", "mlp", "conv", "set")
@@ -93,7 +94,7 @@ class Amortized:
         """
         split = split_of(model, self.plate, self.inputs)
         self._require_one_vector(split)
-        if (tied := tied_latents(model, model.structure, split.plate)) is not None:
+        if (tied := tied_latents(in_evaluation(model), model.structure, split.plate)) is not None:
             warn(
                 problem(
                     f"Amortized: site {tied[0]!r}",
