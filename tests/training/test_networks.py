@@ -15,6 +15,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import phlogiston as ph
+from phlogiston.diagnostics.checks.generators import check_reconstruction
 
 X = (torch.rand(60, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float()
 
@@ -129,3 +130,31 @@ def test_an_encoder_that_a_file_cannot_hold_is_missed_aloud(tmp_path: Path) -> N
     with pytest.warns(ph.AmortisationWarning, match="found a guide with an encoder of your own"):
         loaded = ph.load(file, model=ph.Model(vae, decoder()).observe(x=X))
     assert loaded.guide is None
+
+
+def test_a_decoder_that_cannot_reach_the_data_is_not_trusted() -> None:
+    x = 255.0 * torch.rand(60, 6, generator=torch.Generator().manual_seed(1)).round()
+
+    def program(network: nn.Module) -> None:
+        pyro.module("network", network)
+        with pyro.plate("i", 60):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(network(z), 1.0).to_event(1))
+
+    torch.manual_seed(0)
+    model = ph.Model(program, decoder(nn.Sigmoid())).observe(x=x)
+    method = ph.SVI(guide=ph.Amortized(hidden=(8,)), num_steps=200, batch_size=20, engine="graph")
+    report = ph.train(model, method, seed=0, progress=False).diagnose()
+    found = {check.name: check for check in report.checks}
+    assert found["reconstruction of x"].state == "do not use"
+
+
+def test_reconstruction_is_judged_by_the_noise_that_the_model_predicts() -> None:
+    rng = np.random.default_rng(0)
+    signal, noise = rng.standard_normal((200, 3)), 10.0 * rng.standard_normal((200, 3))
+    data = signal + noise
+    honest = signal + 10.0 * rng.standard_normal((16, 200, 3))  # explains 1 %, as nobody could more
+    assert check_reconstruction("x", data, honest).state == "fine"
+    sure = signal + rng.standard_normal((16, 200, 3))
+    assert check_reconstruction("x", data, sure).state == "do not use"
+    assert check_reconstruction("x", data, data + rng.standard_normal((16, 200, 3))).state == "fine"

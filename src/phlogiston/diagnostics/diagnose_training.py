@@ -11,7 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.diagnostics.checks.gan import check_distance, check_game
-from phlogiston.diagnostics.checks.generators import check_coverage, check_precision, check_usage
+from phlogiston.diagnostics.checks.generators import (
+    check_coverage,
+    check_precision,
+    check_reconstruction,
+    check_usage,
+)
 from phlogiston.diagnostics.checks.variational import check_ending, check_rest
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.errors import PhlogistonWarning, UnsupportedModel
@@ -20,6 +25,7 @@ from phlogiston.training.adversarial.loop import Alarm
 from phlogiston.training.fitted import Fitted
 
 Array = NDArray[Any]
+_PREDICTIONS = 16  # of each datum
 
 
 def judge_training(fitted: Fitted) -> Diagnosis:
@@ -35,6 +41,7 @@ def judge_training(fitted: Fitted) -> Diagnosis:
                 warnings.simplefilter("ignore", PhlogistonWarning)  # the finding says it
                 usage = fitted.usage()
             checks.append(check_usage(np.asarray(usage.active), np.asarray(usage.kl)))
+            checks += _reconstructions(fitted)
         except UnsupportedModel as error:
             checks.append(skipped("use of the latents", str(error).partition(";")[0]))
         return Diagnosis(tuple(checks))
@@ -46,6 +53,22 @@ def judge_training(fitted: Fitted) -> Diagnosis:
             both = data.double().numpy(), drawn[name][0].double().numpy()
             checks += [check_coverage(*both, rng), check_precision(*both, rng)]
     return Diagnosis(tuple(checks))
+
+
+def _reconstructions(fitted: Fitted) -> Iterator[Check]:
+    """One check for each observed site of numbers on a continuum."""
+    sites = fitted.model.structure
+    held = sites.observations.items()
+    names = [name for name, v in held if not sites[name].discrete and v.ndim and v.is_floating_point()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PhlogistonWarning)
+        encoded = fitted.posterior(num_samples=_PREDICTIONS, seed=fitted.seed) if names else None
+        predicted = encoded.predict(sites=tuple(names), seed=fitted.seed) if encoded is not None else {}
+    for name in names:
+        data = sites.observations[name].double().numpy()
+        draws = predicted[name][0].double().numpy()
+        if draws.shape[1:] == data.shape and np.isfinite(data).all():
+            yield check_reconstruction(name, data, draws)
 
 
 def _of_game(fitted: Fitted) -> Iterator[Check]:

@@ -15,6 +15,7 @@ NEAR, FAR = 0.5, 0.25  # share of samples among the data
 _MOST = 500
 _FEWEST = 50
 _SHARE = 25  # neighbours are the count over this
+_LEAST_EXPLAINED, _MOST_ERROR = 0.1, 4.0  # fraction of the variance; times the noise that the model predicts
 
 
 def check_coverage(data: Array, samples: Array, rng: np.random.Generator, name: str = "coverage of the data") -> Check:
@@ -107,5 +108,35 @@ def check_usage(active: NDArray[np.bool_], kl: Array) -> Check:
         if not used
         else "The other coordinates say nothing: their posterior is the prior, whatever the datum.",
         severity="do not use" if not used else "caution",
+    )
+    return failed(name, finding)
+
+
+def check_reconstruction(site: str, data: Array, predictions: Array) -> Check:
+    r"""Whether data are reconstructed from their latents better than by their mean, as far as the model expects it.
+
+    With the mean :math:`\hat x_n` of the predictions and the mean :math:`\bar x` of the data, the explained fraction
+    is :math:`1 - \sum_n (x_n - \hat x_n)^2 / \sum_n (x_n - \bar x)^2`. A low fraction alone is no fault, as data may
+    be mostly noise: it is one where the errors are far larger than the noise that the model itself predicts.
+
+    Args:
+        site: name of the observed site.
+        data: ``[N, ...]``.
+        predictions: draws of the site from the posterior predictive of the same data, ``[S, N, ...]``.
+    """
+    name = f"reconstruction of {site}"
+    error = float(np.square(data - predictions.mean(0)).mean())
+    spread, noise = float(np.square(data - data.mean(0)).mean()), float(predictions.var(0, ddof=1).mean())
+    explained = 1.0 - error / spread if spread > 0.0 else 1.0
+    if explained >= _LEAST_EXPLAINED or error <= _MOST_ERROR * noise:
+        return Check(name, f"{explained:.0%} of the variance explained")
+    finding = Finding(
+        f"site {site!r}: latents explain {explained:.0%} of the data's variance (limit {_LEAST_EXPLAINED:.0%}), with a "
+        f"mean squared error of {error:.3g} where the model predicts {noise:.3g}",
+        "bring the data to the scale of the likelihood (x / x.std()), or learn its scale; then raise num_steps",
+        number=explained,
+        threshold=_LEAST_EXPLAINED,
+        meaning="What is reconstructed is no better than the mean of the data, and the likelihood claims far more.",
+        severity="do not use",
     )
     return failed(name, finding)
