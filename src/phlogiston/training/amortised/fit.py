@@ -207,9 +207,7 @@ def _fitted(
 ) -> Fitted:
     params = objective.constrained(at.adam.params)
     last = at.records[-_AN_AVERAGE:].mean(0) if at.step else np.full(len(objective.record_names), np.nan)
-    plan_weights = np.minimum(1.0, np.arange(1, at.step + 1) / settings.kl_warmup) if settings.kl_warmup else None
     rows = guide.split.plate.size  # the history is of all data, as everywhere: a datum's bound N times
-    curves = {name: rows * at.records[:, i] for i, name in enumerate(objective.record_names)}
     state = at.state(objective.names)
     if isinstance(settings.guide.encoder, str):
         state["amortized"] = dataclasses.asdict(settings.guide)
@@ -218,11 +216,7 @@ def _fitted(
         method="svi",
         settings={"optim": settings.optim},
         guide=_trained(guide, objective.encoder_weights(at.adam.params)),
-        history={
-            "step": np.arange(at.step),
-            **curves,
-            "kl_weight": np.ones(at.step) if plan_weights is None else plan_weights,
-        },
+        history=_history(at, objective.record_names, rows, settings.kl_warmup),
         converged=at.ending.converged,
         stop_reason=at.ending.reason,
         figures={
@@ -236,6 +230,13 @@ def _fitted(
         engine=at.engine,
         interrupted=at.ending.interrupted,
     )
+
+
+def _history(at: EpochState, names: tuple[str, ...], rows: int, kl_warmup: int) -> dict[str, np.ndarray]:
+    """The curves of a training, those of the bound for all data together."""
+    curves = {name: rows * at.records[:, i] for i, name in enumerate(names)}
+    weights = np.minimum(1.0, np.arange(1, at.step + 1) / kl_warmup) if kl_warmup else np.ones(at.step)
+    return {"step": np.arange(at.step), **curves, "kl_weight": weights}
 
 
 def _trained(guide: AmortizedGuide, weights: Mapping[str, torch.Tensor]) -> AmortizedGuide:
