@@ -185,8 +185,13 @@ class Shifted(dist.TorchDistribution):
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, support: Any, strict: bool) -> None:
-        self.support, self._strict = support, strict
+        self._declared, self._strict = support, strict
         super().__init__(validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """What it was told to declare."""
+        return self._declared
 
     def sample(self, sample_shape: Any = ()) -> torch.Tensor:
         """Draws, all positive."""

@@ -37,8 +37,10 @@ class GuardedDistribution(TorchDistribution):
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the name and its type are torch's)
 
     def __init__(self, base_dist: Any, support: Any, counts: Mask) -> None:
-        self.base_dist, self._support, self._counts = base_dist, support, counts
+        self.base_dist: Any = base_dist
+        self._support, self._counts = support, counts
         self._mask = getattr(base_dist, "_mask", None)
+        self.has_rsample, self.has_enumerate_support = base_dist.has_rsample, base_dist.has_enumerate_support
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 
     @property
@@ -47,36 +49,31 @@ class GuardedDistribution(TorchDistribution):
         return self.base_dist.support if self._support is None else self._support
 
     @property
-    def has_rsample(self) -> bool:
-        """Whether draws are differentiable."""
-        return bool(self.base_dist.has_rsample)
-
-    @property
-    def has_enumerate_support(self) -> bool:
-        """Whether the values can be listed."""
-        return bool(self.base_dist.has_enumerate_support)
-
-    @property
     def mean(self) -> torch.Tensor:
         """The mean."""
-        return self.base_dist.mean
+        result: torch.Tensor = self.base_dist.mean
+        return result
 
     @property
     def variance(self) -> torch.Tensor:
         """The variance."""
-        return self.base_dist.variance
+        result: torch.Tensor = self.base_dist.variance
+        return result
 
     def enumerate_support(self, expand: bool = True) -> torch.Tensor:
         """All values."""
-        return self.base_dist.enumerate_support(expand=expand)
+        result: torch.Tensor = self.base_dist.enumerate_support(expand=expand)
+        return result
 
-    def sample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:
+    def sample(self, sample_shape: Any = ()) -> torch.Tensor:
         """Draws."""
-        return self.base_dist.sample(sample_shape)
+        result: torch.Tensor = self.base_dist.sample(sample_shape)
+        return result
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:
+    def rsample(self, sample_shape: Any = ()) -> torch.Tensor:
         """Differentiable draws."""
-        return self.base_dist.rsample(sample_shape)
+        result: torch.Tensor = self.base_dist.rsample(sample_shape)
+        return result
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         """The same distribution for a larger batch."""
@@ -90,7 +87,7 @@ class GuardedDistribution(TorchDistribution):
             fn = _with_constants(fn, self._counts)
             value = torch.where(_for_events(self._counts, self.event_dim), value, _harmless(fn, value))
         if self._support is None:
-            return fn.log_prob(value)
+            return torch.as_tensor(fn.log_prob(value))
         inside = self._support.check(value)
         harmless = torch.where(_for_events(inside, self.event_dim), value, _harmless(self, value))
         return torch.where(inside, fn.log_prob(harmless), -torch.inf)
@@ -99,7 +96,7 @@ class GuardedDistribution(TorchDistribution):
 class Guard(Messenger):
     """Wrap the distributions that need it in a ``GuardedDistribution``.
 
-    An observed angle may be given in any turn, as densities of angles are periodic: only a latent is kept on the circle.
+    An observed angle may be given in any turn, as densities of angles are periodic; only a latent stays on the circle.
     """
 
     def _pyro_sample(self, msg: Message) -> None:
@@ -197,7 +194,7 @@ def _harmless(fn: Any, value: torch.Tensor) -> torch.Tensor:
         point = onto(torch.zeros(onto.inverse_shape(value.shape), dtype=value.dtype, device=value.device))
     except NotImplementedError:  # a support without a map onto it
         return value
-    return point.detach()
+    return torch.as_tensor(point).detach()
 
 
 def _for_events(counts: torch.Tensor, event_dim: int) -> torch.Tensor:

@@ -22,7 +22,7 @@ from phlogiston.errors import ModelError, problem
 
 _STATES: dict[str, Callable[[], Any]] = {
     "torch's global generator": lambda: torch.get_rng_state().numpy().tobytes(),
-    "NumPy's global generator": lambda: (np.random.get_state()[1].tobytes(), np.random.get_state()[2:]),
+    "NumPy's global generator": lambda: repr(np.random.get_state(legacy=False)["state"]),
     "Python's global generator": random.getstate,
 }
 
@@ -36,9 +36,8 @@ def insist_on_repeatable(bound: Bound, structure: Structure, dtype: torch.dtype 
     """
     with isolated(dtype=dtype), torch.no_grad():
         first, values = _scored(bound, structure, 1, {})
-        end = torch.get_rng_state()
         second, _ = _scored(bound, structure, 2, values)
-        seeded = torch.equal(end, torch.get_rng_state())
+        seeded = _sets_seed(bound, structure, values)
         changed = [name for name in first if name in second and not _same(first[name], second[name])]
         if not changed and not seeded:
             return
@@ -64,10 +63,22 @@ def _scored(
     drawn = {}
     for name, node in trace.nodes.items():
         msg = cast(dict[str, Any], node)
-        if msg["type"] == "sample" and not msg["is_observed"] and handlers.is_data(msg):
-            if not handlers.is_point_mass(msg):
-                drawn[name] = msg["value"]
+        is_latent = msg["type"] == "sample" and not msg["is_observed"] and handlers.is_data(msg)
+        if is_latent and not handlers.is_point_mass(msg):
+            drawn[name] = msg["value"]
     return _terms(trace), drawn
+
+
+def _sets_seed(bound: Bound, structure: Structure, values: dict[str, torch.Tensor]) -> bool:
+    """Whether the generator ends in one state after a run that found it in another and drew nothing at the sites.
+
+    The run before this call began with seed 2; what it left behind is compared with what is left of seed 3.
+    """
+    end = torch.get_rng_state()
+    if torch.equal(end, torch.manual_seed(2).get_state()):  # nothing was drawn or set
+        return False
+    _scored(bound, structure, 3, values)
+    return torch.equal(end, torch.get_rng_state())
 
 
 def _terms(trace: poutine.Trace) -> dict[str, torch.Tensor]:

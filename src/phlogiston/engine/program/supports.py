@@ -1,8 +1,9 @@
 """Supports of distributions that torch or Pyro declares too large, and the bijections onto them.
 
-``TransformedDistribution`` declares the codomain of its last transform, whatever its base: an exponential that is scaled
-by 2 is said to live on the whole line. Its density there is a number, but no density, and every method that moves
-through unconstrained space goes wrong without a word. The von Mises distributions declare the line for the circle.
+``TransformedDistribution`` declares the codomain of its last transform, whatever its base: an exponential that is
+scaled by 2 is said to live on the whole line. What ``log_prob`` returns outside of the true support is no density, and
+every method that moves through unconstrained space goes wrong without a word. The von Mises distributions declare the
+line for the circle.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pyro.distributions import ExpandedDistribution, MaskedDistribution, SineBivariateVonMises
@@ -28,6 +29,8 @@ from torch.distributions import (
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 _LARGEST_CHECKED = 10_000  # numbers of a site: checking more would be felt, and elements of a site are alike
+_REGISTRIES: tuple[Any, ...] = (biject_to, transform_to)
+_INDEPENDENT: Any = constraints.independent
 _DECLARED = inspect.getattr_static(TransformedDistribution, "support")
 
 
@@ -50,7 +53,7 @@ class Image(constraints.Constraint):
         """Whether each event lies in the image: it is transformed back step by step."""
         dims, found = value.ndim - self.event_dim, torch.tensor(True)
         for transform in reversed(self.transforms):
-            found = found & _by_event(transform.codomain.check(value), dims)
+            found = found & _by_event(cast(Any, transform.codomain).check(value), dims)
             value = transform.inv(value)
         return found & _by_event(self.base.check(value), dims)
 
@@ -109,16 +112,17 @@ class CircleTransform(Transform):
         return math.log(2.0 * math.pi) + log_sigmoid(x) + log_sigmoid(-x)
 
 
-@biject_to.register(Image)
-@transform_to.register(Image)
 def _onto_image(constraint: Image) -> Transform:
     return ComposeTransform([biject_to(constraint.base), *constraint.transforms])
 
 
-@biject_to.register(Circle)
-@transform_to.register(Circle)
 def _onto_circle(constraint: Circle) -> Transform:
     return CircleTransform(constraint.loc)
+
+
+for _registry in _REGISTRIES:
+    _registry.register(Image, _onto_image)
+    _registry.register(Circle, _onto_circle)
 
 
 def support_of(fn: Any) -> Any:
@@ -128,11 +132,11 @@ def support_of(fn: Any) -> Any:
     if isinstance(fn, Independent):
         inner, declared = support_of(fn.base_dist), fn.support
         same = inner is fn.base_dist.support
-        return declared if same else constraints.independent(inner, fn.reinterpreted_batch_ndims)
+        return declared if same else _INDEPENDENT(inner, fn.reinterpreted_batch_ndims)
     if isinstance(fn, VonMises):
         return Circle(fn.loc)
     if isinstance(fn, SineBivariateVonMises):
-        return constraints.independent(Circle(torch.stack([fn.phi_loc, fn.psi_loc], -1)), 1)
+        return _INDEPENDENT(Circle(torch.stack([fn.phi_loc, fn.psi_loc], -1)), 1)
     if isinstance(fn, MixtureSameFamily):
         return _of_mixture(fn)
     if isinstance(fn, TransformedDistribution) and inspect.getattr_static(type(fn), "support") is _DECLARED:
@@ -188,10 +192,8 @@ def _of_mixture(fn: MixtureSameFamily) -> Any:
     """The support that all components share; components that are angles share the circle cut at pi."""
     if is_declared_right(fn.component_distribution):
         return fn.support
-    support = support_of(fn.component_distribution)
-    if isinstance(support, Circle):
-        return Circle()
-    return MixtureSameFamilyConstraint(support)
+    support, mixed = support_of(fn.component_distribution), cast(Any, MixtureSameFamilyConstraint)
+    return Circle() if isinstance(support, Circle) else mixed(support)
 
 
 def _of_transformed(fn: TransformedDistribution) -> Any:
@@ -214,7 +216,7 @@ def _of_transformed(fn: TransformedDistribution) -> Any:
             break
         support = part.codomain
     lacking = len(fn.event_shape) - support.event_dim
-    return constraints.independent(support, lacking) if lacking > 0 else support
+    return _INDEPENDENT(support, lacking) if lacking > 0 else support
 
 
 def _parts(transform: Transform) -> list[Transform]:
