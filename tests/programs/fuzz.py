@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import re
 import textwrap
@@ -20,7 +19,6 @@ FEATURES = (
     "nested", "crossed", "loop", "markov", "discrete", "global discrete", "mask", "distribution mask", "scale", "factor",
     "deterministic", "transform", "event", "missing", "subsample", "unsized", "masked discrete", "delta", "validate",
     "small batch", "handled latent",
-    "moving support",
 )  # fmt: skip
 
 
@@ -63,9 +61,6 @@ class Program:
         return self.namespace["observed"]
 
 
-SUMMED_BY_HAND = ("masked discrete", "unsized", "moving support")
-
-
 class Writer:
     """Writes one program; every choice comes from the seed."""
 
@@ -86,7 +81,6 @@ class Writer:
         )  # of names in a loop; of data in a subsample; whether unmasked
         self.has_discrete = False  # one discrete latent a branch, so that a sum over all assignments stays small
         self.loop_size, self.inline = 0, False
-        self.num_discrete, self.is_summed_by_hand = 0, False
         self.moving: set[str] = set()  # computed from discrete latents
         self.literal = True  # whether shapes may be written out, which fixes the size of a minibatch
 
@@ -94,9 +88,6 @@ class Writer:
         """Whether the program gets a feature."""
         drawn = self.rng.random() < chance  # drawn in any case, so that other choices do not depend on what is left out
         chosen = feature not in self.left_out and (drawn or feature == self.forced)
-        if feature in SUMMED_BY_HAND:  # their reference is a sum over every assignment, which is to stay small
-            chosen = chosen and self.num_discrete <= (feature == "moving support") and math.prod(self.shape) <= 4
-            self.is_summed_by_hand |= chosen
         if chosen:
             self.features.add(feature)
         return chosen
@@ -159,9 +150,9 @@ class Writer:
         return self.rng.choice(laws)
 
     def uniform(self, low: str, width: str) -> str:
-        """A uniform distribution, whose bounds move with a discrete latent only where that is asked for."""
+        """A uniform distribution, whose bounds do not move with a discrete latent."""
         moves = self.moves(low) or self.moves(width)
-        if moves and not self.use("moving support", 0.3):
+        if moves:  # the corpus has a program for that: its reference is a sum over every assignment
             low, width = "-1.0", "2.5"
         return f"dist.Uniform(torch.as_tensor({low}), {low} + {width})"
 
@@ -230,9 +221,6 @@ class Writer:
 
     def discrete(self) -> None:
         """A discrete latent, and what it picks."""
-        if self.is_summed_by_hand and self.num_discrete:
-            return
-        self.num_discrete += 1
         name = self.name("k")
         site = f'"{name}"' if not self.suffix else f'f"{name}_{self.suffix}"'
         if self.rng.random() < 0.5:
@@ -349,12 +337,12 @@ class Writer:
                 self.observation()
                 self.index = ""
         elif self.use("unsized", 0.05):
-            with self.block(f'with pyro.plate("{name}", dim=-1):'):
+            with self.block(f'with pyro.plate("{name}", dim=-1):  # of size {size}'):
                 self.shape = (size,)
                 if not before and self.use("discrete", 0.5):
                     self.write(f'k = pyro.sample("k", dist.Bernoulli(torch.full(({size},), 0.4)))')
                     self.reals.append("k")
-                    self.has_discrete, self.num_discrete = True, 1
+                    self.has_discrete = True
                 self.inline = True
                 self.observation()
                 self.inline = False
@@ -409,8 +397,6 @@ class Writer:
     def chain(self) -> None:
         """A chain of discrete or continuous states under ``pyro.markov``."""
         name, is_discrete = self.name("c"), not self.has_discrete and self.rng.random() < 0.6
-        is_discrete = is_discrete and not self.is_summed_by_hand
-        self.num_discrete += 3 * is_discrete
         self.write(f"{name} = torch.tensor(0{'' if is_discrete else '.0'})")
         with self.block("for i in pyro.markov(range(3)):"):
             if is_discrete:
@@ -442,8 +428,9 @@ class Writer:
             (write if self.use(kind, 0.35) else self.plate)()
         body = "\n".join(self.lines)
         source = f"def program():\n{body}\n\nobserved = {{{', '.join(self.observed)}}}\n"
-        if "subsample" in self.features:
-            source += "\ndef whole():\n" + body.replace(", subsample_size=2", "") + "\n"
+        if self.features & {"subsample", "unsized"}:
+            sized = re.sub(r"dim=-1\):  # of size (\d)", r"size=\1, dim=-1):", body)
+            source += "\ndef whole():\n" + sized.replace(", subsample_size=2", "") + "\n"
         return source
 
 

@@ -235,7 +235,6 @@ def point_masses():
 @table.add(
     "Delta",
     observed={"y": Y},
-    wrong_today={"score": "found here: log_joint leaves out the log_density of a Delta, which log_density counts"},
 )
 def point_mass_with_a_density():
     a = pyro.sample("a", dist.Normal(0.0, 1.0))

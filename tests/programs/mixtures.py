@@ -16,7 +16,6 @@ from programs.case import Answer, Table, normals, t
 table = Table()
 Y = t(-1.2, 0.3, 2.4, 2.9)
 COUNTS = t(0.0, 0, 3, 5)
-MASKED = "issue 15.1: a masked discrete latent adds the log of its number of states"
 
 
 @table.add("enumeration", "plate", args=(Y,), oracle="enum", compiled=True)
@@ -151,7 +150,6 @@ def mixture_of_copies(y):
     "plate",
     args=(Y,),
     oracle="brute",
-    wrong_today={"density": MASKED},
 )
 def masked_mixture_entries(y):
     a = pyro.sample("a", dist.Normal(0.0, 1.0))
@@ -167,7 +165,6 @@ def masked_mixture_entries(y):
     "plate",
     args=(torch.tensor([[1.0, 0, 1], [0, 1, 1]]),),
     oracle="brute",
-    wrong_today={"density": MASKED, "gradient": MASKED},
 )
 def capture_and_recapture(seen):
     """Cormack, Jolly and Seber: an animal counts from its first capture on."""
@@ -179,6 +176,7 @@ def capture_and_recapture(seen):
             with poutine.mask(mask=known):
                 alive = pyro.sample(f"alive_{i}", dist.Bernoulli(survival * alive))
                 pyro.sample(f"seen_{i}", dist.Bernoulli(catch * alive), obs=seen[:, i])
+            alive = torch.where(known, alive, 1.0)
             known = known | (seen[:, i] > 0)
 
 
@@ -284,3 +282,10 @@ def robust_line_summed_by_hand(y):
             torch.log1p(-good) + dist.Normal(0.0, 9.0).log_prob(y),
         ]
         pyro.factor("line", torch.logsumexp(torch.stack(both), 0))
+
+
+@table.add("enumeration", "support that moves", args=(Y,), oracle="brute")
+def support_moved_by_a_discrete_latent(y):
+    k = pyro.sample("k", dist.Bernoulli(0.3))
+    x = pyro.sample("x", dist.Uniform(torch.zeros(()), 1.0 + k))
+    pyro.sample("y", dist.Normal(x, 0.5), obs=y[0])

@@ -50,6 +50,8 @@ class Given(Messenger):
         name = msg["name"]
         if msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample":
             return
+        if getattr(msg["fn"].support, "is_discrete", False):
+            _unmask(msg)
         if name in self._values:
             msg["value"], msg["is_observed"] = self._values[name], True
         elif name in self._u:
@@ -70,6 +72,13 @@ class Given(Messenger):
         value = bijection(full)
         self.jacobian[name] = (bijection.log_abs_det_jacobian(full, value) * missing).sum()
         return torch.where(missing, value, self._data[name])
+
+
+def _unmask(msg: dict[str, Any]) -> None:
+    """A masked discrete latent keeps its own distribution and so sums to one; Pyro would count its states."""
+    msg["mask"] = None
+    if type(msg["fn"]).__name__ == "MaskedDistribution":
+        msg["fn"] = msg["fn"].base_dist
 
 
 class Density:
@@ -160,7 +169,7 @@ class Density:
         return -torch.as_tensor(loss) + sum(given.jacobian.values())
 
     def _brute(self, given: Given) -> torch.Tensor:
-        """Sum over the states of every entry that no mask hides: a hidden one sums to one by itself."""
+        """Sum over every assignment of the discrete latents."""
         choices = _choices(self._trace(given))
         totals = []
         for picked in itertools.product(*(range(len(states)) for _, _, states in choices)):
@@ -189,20 +198,14 @@ class _Both(Given):
 
 
 def _choices(trace: poutine.Trace) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
-    """For each entry of each discrete latent that counts: its site, where it lies, and its states."""
+    """For each entry of each discrete latent: its site, where it lies, and its states."""
     found = []
     for name, msg in trace.nodes.items():
         fn: Any = msg.get("fn")
         if msg["type"] != "sample" or msg["is_observed"] or not getattr(fn, "has_enumerate_support", False):
             continue
         states = fn.enumerate_support(expand=False).reshape(-1)
-        counts = torch.ones(fn.batch_shape, dtype=torch.bool)
-        for mask in (msg["mask"], getattr(fn, "_mask", None)):
-            counts = counts & torch.as_tensor(True if mask is None else mask)
-        counts = counts.expand(fn.batch_shape)
-        for place in range(counts.numel()):
-            entry = torch.zeros(counts.numel(), dtype=torch.bool)
-            entry[place] = True
-            if counts.reshape(-1)[place]:
-                found.append((name, entry.reshape(counts.shape), states))
+        for place in range(math.prod(fn.batch_shape)):
+            entry = torch.arange(math.prod(fn.batch_shape)) == place
+            found.append((name, entry.reshape(fn.batch_shape), states))
     return found

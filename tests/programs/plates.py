@@ -12,8 +12,6 @@ table = Table()
 Y = normals(6)
 GRID = normals(3, 4, seed=1)
 GROUP = torch.tensor([0, 0, 1, 1, 2, 2])
-UNSIZED = "issue 15.2: a plate without a size around an enumerated latent"
-SUBSAMPLED = "issue 15.3: a new minibatch in every row of a density"
 BRANCHES = "branches on the value of a latent"  # it does not: a plate or its size asks a tensor for a number
 
 
@@ -84,9 +82,7 @@ def stacked():
         pyro.sample("y", dist.Normal(a, 1.0))
 
 
-@table.add(
-    "plate by loop", args=(Y,), answer=Answer("importance", settings={"num_particles": 100}), loop_today=BRANCHES
-)
+@table.add("plate by loop", args=(Y,), loop_today=BRANCHES)
 def looped(y):
     mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
     for i in pyro.plate("data", len(y)):
@@ -166,7 +162,6 @@ def unsized_latents(y):
     "enumeration",
     args=(Y[:4],),
     oracle="brute",
-    wrong_today={"density": UNSIZED, "gradient": UNSIZED},
 )
 def unsized_mixture(y):
     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
@@ -239,17 +234,14 @@ def whole(y):
         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
 
-WRONG = dict.fromkeys(("density", "gradient", "score", "tier"), SUBSAMPLED)
-
-
-@table.add("subsample_size", args=(Y,), reference=whole, wrong_today=WRONG)
+@table.add("subsample_size", args=(Y,), reference=whole, answer=CONJUGATE)
 def subsampled_by_index(y):
     mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
     with pyro.plate("data", 6, subsample_size=2) as i:
         pyro.sample("y", dist.Normal(mu, 1.0), obs=y[i])
 
 
-@table.add("subsample_size", "pyro.subsample", args=(Y,), reference=whole, wrong_today=WRONG)
+@table.add("subsample_size", "pyro.subsample", args=(Y,), reference=whole)
 def subsampled_by_handler(y):
     mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
     with pyro.plate("data", 6, subsample_size=3):

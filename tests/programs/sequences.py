@@ -13,7 +13,6 @@ from programs.case import Answer, Table, normals, t
 table = Table()
 Y = normals(5, seed=2)
 SEQUENCES = normals(3, 4, seed=3)
-MASKED = "issue 15.1: a masked discrete latent adds the log of its number of states"
 START = t(0.6, 0.4)
 MOVE = t([[0.8, 0.2], [0.3, 0.7]])
 
@@ -73,9 +72,9 @@ LENGTHS = torch.tensor([4, 2, 3])
     "poutine.mask",
     "plate",
     args=(SEQUENCES,),
-    oracle="brute",
+    oracle="enum",
+    nesting=1,
     answer=Answer("exact", sum(forward(SEQUENCES[i, : LENGTHS[i]], LOCS) for i in range(3))),
-    wrong_today={"density": MASKED, "answer": "issue 15.1: a masked discrete latent is refused"},
 )
 def sequences_of_unequal_length(y):
     with pyro.plate("sequence", 3):
@@ -86,7 +85,7 @@ def sequences_of_unequal_length(y):
                 pyro.sample(f"y_{i}", dist.Normal(LOCS[z], 1.0), obs=y[:, i])
 
 
-@table.add("markov", "enumeration", "poutine.mask", "plate", args=(SEQUENCES,), oracle="brute", nesting=1)
+@table.add("markov", "enumeration", "poutine.mask", "plate", args=(SEQUENCES,), oracle="enum", nesting=1)
 def sequences_with_gaps_in_the_data(y):
     loc = pyro.sample("loc", dist.Normal(LOCS, 1.0).to_event(1))
     with pyro.plate("sequence", 3):
