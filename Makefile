@@ -24,7 +24,7 @@ ifneq ($(wildcard ../shared/data),)
 export PHLOGISTON_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: demo test slow lint format types tutorials bench readme clean
+.PHONY: demo test slow lint format types tutorials bench readme constructs clean
 .DEFAULT_GOAL := test
 
 # The stamp is newer than both files once everything in them is installed.
@@ -71,6 +71,9 @@ bench: .venv/bench-stamp
 
 readme: .venv/stamp
 	$(PY) tools/readme.py
+
+constructs: .venv/stamp
+	$(PY) tools/constructs.py
 
 clean:
 	rm -rf runs build dist .cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,9 +1,10 @@
-"""Every program of the corpus against Pyro: density, gradient, score, tier, roles; a method where one is exact."""
+"""Each program of the corpus against Pyro: density, gradient, score, tier, roles; a method where one is known."""
 
 from __future__ import annotations
 
 import functools
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,3 +162,10 @@ def quadrature(case: Case) -> float:
     mesh = torch.stack(torch.meshgrid(*[axis] * target.dim, indexing="ij"), -1).reshape(-1, target.dim)
     step = float(axis[1] - axis[0])
     return float(torch.logsumexp(target.log_density(mesh), 0)) + target.dim * float(np.log(step))
+
+
+def test_the_page_of_constructs_names_every_construct() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "constructs.md").read_text()
+    named = {line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")} - {"Construct"}
+    assert named == {use for case in corpus.CASES.values() for use in case.uses}, "write: make constructs"
+    assert f"from the {len(corpus.CASES)} programs" in page
