@@ -210,7 +210,7 @@ def gaussian_hmm_of(scale: torch.Tensor) -> dist.GaussianHMM:
     return dist.GaussianHMM(initial, 0.9 * eye, noise, torch.ones(2, 1), seen, duration=5)
 
 
-@table.add("GaussianHMM", observed={"y": Y[:, None]}, answer=Answer("importance", settings={"num_particles": 2000}))
+@table.add("GaussianHMM", observed={"y": Y[:, None]})
 def gaussian_hmm():
     scale = pyro.sample("scale", dist.LogNormal(0.0, 0.5))
     pyro.sample("y", gaussian_hmm_of(scale))

@@ -56,16 +56,19 @@ def check(program: Program, *, thorough: bool) -> None:
     loop = model.target("loop")
     slots = {slot.site.name: (slot.start, slot.shape) for slot in loop.slots}
     density = Density(case_of(program), slots)
-    u = torch.linspace(-0.9, 1.1, 2 * loop.dim, dtype=torch.float64).reshape(2, loop.dim).flip(1)
+    rows = 2 if thorough else 1
+    u = torch.linspace(-0.9, 1.1, rows * loop.dim, dtype=torch.float64).reshape(rows, loop.dim).flip(1)
     wanted = [(*density.value_and_grad(row), density.log_jacobian) for row in u]
     value, grad = loop.value_and_grad(u)
     same("loop: density", value, torch.stack([v for v, _, _ in wanted]))
     same("loop: gradient", grad, torch.stack([g for _, g, _ in wanted]))
-    joint = loop.joint_and_grad(u[:1])[0]
-    same("loop: density without the Jacobian", joint, wanted[0][0] - wanted[0][2])
-    prior, likelihood, _ = loop.tempered(1, 0)(u[:1].T.numpy(), 0.5)
-    same("loop: prior and likelihood apart", prior + likelihood, wanted[0][0])
-    same("loop: unconstrain", loop.unconstrain(loop.constrain(u)), u)
+    if program.seed % 2:
+        joint = loop.joint_and_grad(u[:1])[0]
+        same("loop: density without the Jacobian", joint, wanted[0][0] - wanted[0][2])
+        same("loop: unconstrain", loop.unconstrain(loop.constrain(u)), u)
+    else:
+        prior, likelihood, _ = loop.tempered(1, 0)(u[:1].T.numpy(), 0.5)
+        same("loop: prior and likelihood apart", prior + likelihood, wanted[0][0])
     check_score(model, density)
     if thorough:
         graph = model.target("graph")
@@ -154,7 +157,7 @@ def hold(seeds: range, *, thorough_every: int) -> None:
 
 @pytest.mark.parametrize("first", range(0, NUM_FAST, GROUP))
 def test_random_programs_agree(first: int) -> None:
-    hold(range(first, first + GROUP), thorough_every=12)
+    hold(range(first, first + GROUP), thorough_every=20)
 
 
 @pytest.mark.slow
