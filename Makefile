@@ -12,7 +12,7 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 SOURCES := $(wildcard src tests models tutorials benchmarks tools conftest.py)
-EXAMPLES := src $(wildcard README.md)
+EXAMPLES := src docs $(wildcard README.md)
 TUTORIALS := $(sort $(wildcard tutorials/0*.py))
 BENCHMARKS := $(filter-out benchmarks/demo.py,$(sort $(wildcard benchmarks/*.py)))
 
@@ -42,7 +42,7 @@ demo: .venv/stamp
 
 # conftest.py keeps each worker to one thread, so that WORKERS is the number of busy cores.
 test: .venv/stamp
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup --doctest-modules --doctest-glob=README.md \
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup --doctest-modules --doctest-glob='*.md' \
 		tests $(EXAMPLES) $(PYTEST_FLAGS)
 
 slow: .venv/stamp
