@@ -90,7 +90,7 @@ def test_every_loss_has_gradients_by_hand() -> None:
     assert set(BY_HAND) == set(LOSSES)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", list(LOSSES))
 def test_both_gradients_are_the_analytic_ones(loss: str) -> None:
     players, feed, real, fake, critic = game(loss)
     of_real, of_fake = SLOPE * real + SHIFT, SLOPE * fake + SHIFT
