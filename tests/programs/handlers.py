@@ -17,7 +17,6 @@ table = Table()
 Y = normals(4, seed=2)
 MASK = torch.tensor([True, False, True, True])
 BRANCHES = "branches on the value of a latent"  # Pyro does, on numbers that no latent feeds
-REPARAM = "issue 15.9: a site that poutine.reparam makes is taken for data"
 
 
 def line(y=None):
@@ -280,7 +279,7 @@ def schools():
 
 ROLES = {"theta": "deterministic", "theta_decentered": "latent", "mu": "latent", "y": "observed"}
 for name, strategy in {"noncentred": rp.LocScaleReparam(0.0), "half_centred": rp.LocScaleReparam(0.5)}.items():
-    table.add("reparam", "LocScaleReparam", "plate", name=name, roles=ROLES, wrong_today={"roles": REPARAM})(
+    table.add("reparam", "LocScaleReparam", "plate", name=name, roles=ROLES)(
         poutine.reparam(schools, config={"theta": strategy})
     )
 
@@ -320,7 +319,6 @@ reparametrised(rp.LatentStableReparam(), lambda: dist.Stable(1.8, 0.1), loop_tod
     "plate",
     name="automatically_reparametrised",
     roles={"y": "observed", "mu": "deterministic", "theta": "deterministic"},
-    wrong_today={"roles": REPARAM},
 )
 @poutine.reparam(config=rp.AutoReparam())
 def automatically_reparametrised():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pyro
 import torch
 from pyro.distributions import Delta, TorchDistribution
 from pyro.poutine.messenger import Messenger
@@ -112,9 +113,10 @@ class Guard(Messenger):
 class Computed(Messenger):
     """Mark the sites that ``poutine.reparam`` computes as deterministic; Pyro marks them as observed.
 
-    Such a site is a ``Delta`` around its own value. The handler has to be nearer to the program than those that give
-    values to sites. A site whose auxiliary site is observed is refused: Pyro then scores the auxiliary value and leaves
-    out the Jacobian, so that the density would not be that of the program.
+    Such a site is a ``Delta`` around its own value. Where it carries a density, as under ``SplitReparam``, that density
+    becomes a factor of its own; Pyro masks those that carry none. The handler has to be nearer to the program than
+    those that give values to sites. A site whose auxiliary site is observed is refused: Pyro then scores the auxiliary value
+    and leaves out the Jacobian, so that the density would not be that of the program.
     """
 
     def __init__(self) -> None:
@@ -140,6 +142,8 @@ class Computed(Messenger):
                 )
             )
         msg["infer"] = {**msg["infer"], "_deterministic": True}
+        if getattr(msg["fn"], "_mask", None) is not False:
+            pyro.factor(f"{name}_log_density", point.log_density)
 
 
 def _counts(msg: Message) -> Mask:

@@ -22,7 +22,7 @@ from phlogiston.errors import ModelError, problem
 
 _STATES: dict[str, Callable[[], Any]] = {
     "torch's global generator": lambda: torch.get_rng_state().numpy().tobytes(),
-    "NumPy's global generator": lambda: repr(np.random.get_state(legacy=False)["state"]),
+    "NumPy's global generator": lambda: repr(np.random.get_state(legacy=False)),
     "Python's global generator": random.getstate,
 }
 
