@@ -115,8 +115,8 @@ class Computed(Messenger):
 
     Such a site is a ``Delta`` around its own value. Where it carries a density, as under ``SplitReparam``, that density
     becomes a factor of its own; Pyro masks those that carry none. The handler has to be nearer to the program than
-    those that give values to sites. A site whose auxiliary site is observed is refused: Pyro then scores the auxiliary value
-    and leaves out the Jacobian, so that the density would not be that of the program.
+    those that give values to sites. A site whose auxiliary site is observed is refused: Pyro then scores the auxiliary
+    value and leaves out the Jacobian, so that the density would not be that of the program.
     """
 
     def __init__(self) -> None:
