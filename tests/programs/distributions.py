@@ -163,7 +163,6 @@ prior_and_data(
     lambda a: scaled(dist.Beta(a, 2.0), 0.0, 3.0),
     1.3,
     supports={"z": constraints.interval(0.0, 3.0)},
-    wrong_today=LYING,
 )
 prior_and_data(
     "chain_of_transforms",
