@@ -67,7 +67,7 @@ def _problems_of_observation(site: Site, value: torch.Tensor, by_name: bool) -> 
     problems = _not_finite(where, value) if math.isnan(site.log_prob) or not site.masked else []
     problems = problems or _problems_of_missing(site)
     shape = tuple(value.shape)
-    if shape != site.drawn_shape:
+    if shape not in (site.drawn_shape, _shape_in_plates(site)):
         batched = shape[len(shape) - len(site.drawn_shape) :] == site.drawn_shape and len(shape) > len(site.drawn_shape)
         size = shape[0] if shape else 1
         fix = f'with pyro.plate("{site.name}_plate", {size}): pyro.sample("{site.name}", ...)' if batched else ""
@@ -169,6 +169,16 @@ def _grey(where: str) -> Problem:
         "x=(x > 0.5).float(), or dist.ContinuousBernoulli in the program",
         "warning",
     )
+
+
+def _shape_in_plates(site: Site) -> tuple[int, ...]:
+    """The shape of a site whose distribution has no batch for some of its plates: those without a size of their own."""
+    batch = site.drawn_shape[: len(site.drawn_shape) - site.event_dim]
+    depth = max((-plate.dim for plate in site.plates), default=0)
+    sizes = [1] * (depth - len(batch)) + list(batch)
+    for plate in site.plates:
+        sizes[plate.dim] = plate.size if sizes[plate.dim] == 1 else sizes[plate.dim]
+    return (*sizes, *site.drawn_shape[len(batch) :])
 
 
 def _from_plates(site: Site) -> str:

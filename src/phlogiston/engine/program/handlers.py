@@ -14,7 +14,7 @@ from torch.distributions import Bernoulli, Binomial, Categorical, biject_to, con
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from phlogiston.engine.program.missing import MISSING, Missing, missing_of
-from phlogiston.engine.program.supports import Image
+from phlogiston.engine.program.supports import Image, declared_support
 from phlogiston.errors import UnsupportedModel, problem
 
 Message = dict[str, Any]
@@ -90,7 +90,7 @@ def is_data(msg: Message) -> bool:
 
 def is_discrete(fn: Any) -> bool:
     """Whether a distribution's values are countable."""
-    return bool(getattr(support_of_components(getattr(fn, "support", None)), "is_discrete", False))
+    return bool(getattr(support_of_components(declared_support(fn)), "is_discrete", False))
 
 
 def is_point_mass(msg: Message) -> bool:
@@ -271,10 +271,21 @@ def constrained(msg: Message, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     if missing is None:
         bijection = bijection_to(msg["fn"].support, msg["name"])
         value = bijection(u)
+        if value.ndim - bijection.codomain.event_dim > u.ndim - bijection.domain.event_dim:
+            raise UnsupportedModel(_moving_support(msg))
         return value, bijection.log_abs_det_jacobian(u, value)
     bijection, spread = _elementwise_bijection(msg), missing.spread(u)
     value = bijection(spread)
     return missing.filled(value), missing.picked(bijection.log_abs_det_jacobian(spread, value))
+
+
+def _moving_support(msg: Message) -> str:
+    return problem(
+        f"site {msg['name']!r}",
+        found="a support that depends on a discrete latent which is summed out",
+        expected="one support for all its values",
+        fix='ph.infer(model, "importance") or "gibbs", which draw the discrete latent',
+    )
 
 
 def unconstrained(msg: Message, value: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from phlogiston.engine.program import handlers
 from phlogiston.engine.program.guards import Computed, Guard
 from phlogiston.engine.program.isolate import isolated
 from phlogiston.engine.program.missing import Missing, missing_of
-from phlogiston.engine.program.supports import contradiction
+from phlogiston.engine.program.supports import contradiction, declared_support
 from phlogiston.engine.program.torch_fixes import Adapt
 from phlogiston.errors import ProgramError, UnsupportedModel
 
@@ -338,7 +338,7 @@ def _plates(msg: dict[str, Any], batches: Mapping[str, int | None]) -> tuple[Pla
 
 def _site(msg: dict[str, Any], batches: Mapping[str, int | None]) -> Site:
     fn, value, role, plates = msg["fn"], torch.as_tensor(msg["value"]), _role(msg), _plates(msg, batches)
-    support, missing = handlers.support_of_components(getattr(fn, "support", None)), missing_of(msg)
+    support, missing = handlers.support_of_components(declared_support(fn)), missing_of(msg)
     discrete = handlers.is_discrete(fn)
     unconstrained = None
     if role == "latent" and not discrete:

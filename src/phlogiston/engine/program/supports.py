@@ -125,6 +125,14 @@ for _registry in _REGISTRIES:
     _registry.register(Circle, _onto_circle)
 
 
+def declared_support(fn: Any) -> Any:
+    """The support that a distribution declares; None for one that declares none, which can only be observed."""
+    try:
+        return fn.support
+    except (AttributeError, NotImplementedError):
+        return None
+
+
 def support_of(fn: Any) -> Any:
     """The support of a distribution, computed where the declared one is too large; None where there is none."""
     if isinstance(fn, (MaskedDistribution, ExpandedDistribution)):
