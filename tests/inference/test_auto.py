@@ -292,8 +292,9 @@ def test_a_step_that_fails_is_told_and_passed_over(load_model: Any) -> None:
 
 def test_what_no_method_can_treat_is_refused() -> None:
     def improper_count() -> None:
+        pyro.sample("n", dist.Poisson(3.0))
         with pyro.poutine.mask(mask=torch.tensor(False)):
-            pyro.sample("n", dist.Poisson(3.0))
+            pyro.sample("masked", dist.Normal(0.0, 1.0))
         pyro.sample("flat", dist.ImproperUniform(dist.constraints.real, (), ()))
 
     with pytest.raises(ph.UnsupportedModel, match="method 'auto' has no plan for program 'improper_count'"):

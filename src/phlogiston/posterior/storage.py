@@ -87,7 +87,7 @@ def _fields(stored: Mapping[str, xr.Dataset]) -> dict[str, Any]:
 
 
 def _state(group: xr.Dataset | None) -> dict[str, np.ndarray]:
-    """The samplers' state, block by block, or nothing.
+    """The samplers' state, block by block of chains, or the parameters of a guide, or nothing.
 
     Raises:
         ValueError: a part of it is missing, as a file of version 1 may have it whose writer was killed.
@@ -98,8 +98,9 @@ def _state(group: xr.Dataset | None) -> dict[str, np.ndarray]:
     for name in map(str, group.data_vars):
         block, _, field = name.partition(".")
         fields.setdefault(block, set()).add(field)
-    blocks = [str(number) for number in range(len(fields))]
-    if not fields or set(fields) != set(blocks) or any(fields[block] != fields["0"] for block in blocks):
+    blocks = [fields.get(str(number)) for number in range(len(fields))]
+    of_chains = any(block.isdigit() for block in fields)
+    if not fields or (of_chains and any(block is None or block != blocks[0] for block in blocks)):
         raise ValueError("a part of the samplers' state is missing")
     return {str(name).replace(".", "/", 1): np.array(group[name].values) for name in group.data_vars}
 
