@@ -276,7 +276,9 @@ def _conflict(subject: Subject) -> list[Check]:
 def _prior_conflict(subject: Subject, model: Model, sites: list[Site]) -> Check:
     size = sum(int(np.prod(site.shape)) for site in model.structure.sites)
     count = int(np.clip(MOST_NUMBERS // max(size, 1), 200, PRIOR_DRAWS))
-    prior = model.target().simulate({}, count, spawn(subject.posterior.seed or 0, 8)[7])
+    # Latents alone: some likelihoods have no sampler.
+    drawn = list(model.target().propose(count, spawn(subject.posterior.seed or 0, 8)[7]))
+    prior = {site.name: torch.cat([part[site.name] for part in drawn]) for site in sites}
     medians = {s.name: quantiles(subject.draws[s.name].astype(float), (0.5,), subject.weights)[0] for s in sites}
     simulated = {site.name: prior[site.name].to(torch.float64).numpy() for site in sites}
     return check_conflict(simulated, medians, subject.labels)

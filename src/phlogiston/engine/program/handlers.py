@@ -13,6 +13,7 @@ from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch.distributions import Bernoulli, Binomial, Categorical, biject_to, constraints
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
+from phlogiston.engine.program import durations
 from phlogiston.engine.program.missing import MISSING, Missing, missing_of
 from phlogiston.engine.program.supports import Image, declared_support
 from phlogiston.errors import UnsupportedModel, problem
@@ -144,6 +145,7 @@ class Unobserve(Messenger):
     def _pyro_sample(self, msg: Message) -> None:
         wanted = self._names is None or msg["name"] in self._names
         if wanted and msg["is_observed"] and is_data(msg):
+            msg["fn"] = durations.with_length_of(msg["value"], msg["fn"])
             msg["value"], msg["is_observed"] = None, False
         if wanted:
             msg["infer"].pop(MISSING, None)

@@ -15,7 +15,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch.distributions import biject_to
 
-from phlogiston.engine.program import handlers
+from phlogiston.engine.program import durations, handlers
 from phlogiston.engine.program.guards import Computed, Guard
 from phlogiston.engine.program.isolate import isolated
 from phlogiston.engine.program.missing import Missing, missing_of
@@ -362,7 +362,7 @@ def _site(msg: dict[str, Any], batches: Mapping[str, int | None]) -> Site:
         distribution=type(handlers.base(fn)).__name__,
         unconstrained_shape=unconstrained,
         dtype=value.dtype,
-        drawn_shape=tuple(fn.batch_shape + fn.event_shape),
+        drawn_shape=durations.drawn_shape(fn, handlers.base(fn), value),
         in_support=(role != "observed" and missing is None) or _in_support(fn, value, mask_of(msg)),
         log_prob=log_prob,
         impossible=handlers.impossible(fn, value, mask_of(msg)) if role == "observed" else 0,

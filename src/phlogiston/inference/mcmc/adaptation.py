@@ -21,6 +21,8 @@ Density = Callable[[Array], tuple[Array, Array]]  # positions [D, C] -> log dens
 _NEWTON, _SETTLING = 6, 3  # updates of the step size by whole steps; of these the average forgets so many
 _RANK = 16  # directions that a low-rank scale corrects at most
 DENSE = 50  # coordinates up to which every covariance is learnt by default: products with them cost little
+_BULK = 50.0  # robust standard deviations from the median beyond which a draw or a gradient is an outlier
+_FLOOR = 1e-12  # of an eigenvalue of a covariance, relative to the largest
 _NOTABLE = 2.0  # a direction is corrected if its variance is this many times too large, or too small
 
 
@@ -186,10 +188,13 @@ def learnt_scale(draws: Array, grads: Array, scale: Scale) -> Scale:
         divergence, https://arxiv.org/abs/2603.18845
     """
     finite = np.isfinite(draws).all(1) & np.isfinite(grads).all(1)
-    draws, grads = draws[finite].astype(np.float64), grads[finite].astype(np.float64)
+    draws, grads = _tamed(draws[finite].astype(np.float64)), _tamed(grads[finite].astype(np.float64))
     if draws.shape[0] < 3:
         return scale
-    spread, slope = draws.std(0), grads.std(0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread, slope = draws.std(0), grads.std(0)
+    if not (np.isfinite(spread).all() and np.isfinite(slope).all()):
+        return scale
     sd = np.sqrt(np.where(spread > 0.0, spread, 1.0) / np.where(slope > 0.0, slope, 1.0))
     found: tuple[Array, ...] = (sd,)
     if scale[0].ndim == 2:
@@ -201,6 +206,22 @@ def learnt_scale(draws: Array, grads: Array, scale: Scale) -> Scale:
     return tuple(torch.from_numpy(np.ascontiguousarray(part)).to(scale[0].dtype) for part in found)
 
 
+def _tamed(sample: Array) -> Array:
+    """The sample with what lies far outside of the bulk of a coordinate moved to the edge of the bulk, ``[n, D]``.
+
+    A single draw next to a cliff of the density has a gradient of 1e15 and would stand for the whole posterior in every
+    square. The bulk reaches ``_BULK`` robust standard deviations (1.48 median absolute deviations) from the median, so
+    that samples without such outliers are left as they are, heavy tails included.
+    """
+    if not sample.size:
+        return sample
+    middle = np.median(sample, axis=0)
+    reach = _BULK * 1.4826 * np.median(np.abs(sample - middle), axis=0)
+    # Where more than half of a coordinate's values are the same, nothing is known of its bulk.
+    reach = np.where(reach > 0.0, reach, np.inf)
+    return np.asarray(np.clip(sample, middle - reach, middle + reach))
+
+
 def _dense(centred: Array, slopes: Array) -> Array:
     """A root of the geometric mean of what standardised draws and gradients say, both shrunk by their number."""
     count, dim = centred.shape
@@ -208,7 +229,11 @@ def _dense(centred: Array, slopes: Array) -> Array:
     covariance, precision = (
         (1.0 - shrink) * (sample.T @ sample) / count + shrink * identity for sample in (centred, slopes)
     )
-    return np.asarray(np.linalg.cholesky(_geometric_mean(covariance, precision)))
+    mean = _geometric_mean(covariance, precision)
+    try:
+        return np.asarray(np.linalg.cholesky(mean))
+    except np.linalg.LinAlgError:  # rounding leaves badly conditioned matrices with an eigenvalue below zero
+        return np.asarray(np.linalg.cholesky(_power(0.5 * (mean + mean.T), 1.0)))
 
 
 def _low_rank(centred: Array, slopes: Array, sd: Array, rank: int) -> tuple[Array, ...]:
@@ -238,5 +263,7 @@ def _geometric_mean(covariance: Array, precision: Array) -> Array:
 
 
 def _power(matrix: Array, exponent: float) -> Array:
+    """A power of a symmetric matrix, its eigenvalues not below a floor that is relative to the largest."""
     values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors * np.maximum(values, 1e-12) ** exponent) @ vectors.T)
+    floor = _FLOOR * max(float(values[-1]), np.finfo(np.float64).tiny / _FLOOR)
+    return np.asarray((vectors * np.maximum(values, floor) ** exponent) @ vectors.T)
