@@ -66,39 +66,37 @@ def _problems_of_observation(site: Site, value: torch.Tensor, by_name: bool) -> 
         value = torch.where(site.missing.mask, site.missing.values, value)
     problems = _not_finite(where, value) if math.isnan(site.log_prob) or not site.masked else []
     problems = problems or _problems_of_missing(site)
-    shape = tuple(value.shape)
-    if shape not in (site.drawn_shape, _shape_in_plates(site)):
-        batched = shape[len(shape) - len(site.drawn_shape) :] == site.drawn_shape and len(shape) > len(site.drawn_shape)
-        size = shape[0] if shape else 1
-        fix = f'with pyro.plate("{site.name}_plate", {size}): pyro.sample("{site.name}", ...)' if batched else ""
-        fix = fix or _of_a_minibatch(site, shape)
-        problems.append(
-            Problem(
-                where,
-                f"an observed value of shape {shape}",
-                f"shape {site.drawn_shape}{_from_plates(site)}",
-                fix,
-                "error" if by_name or not batched else "warning",
-            )
-        )
-    elif not problems and not site.in_support and _is_grey(site, value):
-        problems.append(_grey(where))
+    if tuple(value.shape) not in (site.drawn_shape, _shape_in_plates(site)):
+        problems.append(_wrong_shape(site, tuple(value.shape), by_name))
     elif not problems and not site.in_support:
-        problems.append(
-            Problem(where, "an observed value outside the support", f"{site.distribution} in {site.support}")
-        )
+        outside, expected = "an observed value outside the support", f"{site.distribution} in {site.support}"
+        problems.append(_grey(where) if _is_grey(site, value) else Problem(where, outside, expected))
     elif not problems and site.score_error:
-        kind = str(value.dtype).removeprefix("torch.")
-        fix = "obs=value.double()" if value.dtype == torch.bool else ""
-        problems.append(
-            Problem(
-                where,
-                f"observed values of type {kind} that {site.distribution} cannot score ({site.score_error})",
-                "numbers of the type that it draws",
-                fix,
-            )
-        )
+        problems.append(_not_scored(site, value.dtype))
     return problems + _unplated(site)
+
+
+def _wrong_shape(site: Site, shape: tuple[int, ...], by_name: bool) -> Problem:
+    extra = len(shape) - len(site.drawn_shape)
+    batched = extra > 0 and shape[extra:] == site.drawn_shape
+    fix = f'with pyro.plate("{site.name}_plate", {shape[0]}): pyro.sample("{site.name}", ...)' if batched else ""
+    return Problem(
+        f"site {site.name!r}",
+        f"an observed value of shape {shape}",
+        f"shape {site.drawn_shape}{_from_plates(site)}",
+        fix or _of_a_minibatch(site, shape),
+        "error" if by_name or not batched else "warning",
+    )
+
+
+def _not_scored(site: Site, dtype: torch.dtype) -> Problem:
+    kind = str(dtype).removeprefix("torch.")
+    return Problem(
+        f"site {site.name!r}",
+        f"observed values of type {kind} that {site.distribution} cannot score ({site.score_error})",
+        "numbers of the type that it draws",
+        "obs=value.double()" if dtype == torch.bool else "",
+    )
 
 
 def problems_of_labels(sizes: Mapping[str, int], coords: Mapping[str, Sequence[Any]]) -> list[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -34,19 +34,19 @@ class Adapt(TorchFunctionMode):
             args, kwargs = self._overrides(args), self._overrides(kwargs)
         if func is torch._C._set_grad_enabled and _switches_for_good():
             return None
-        if func is torch.nn.functional.one_hot:
-            return _one_hot(*args, **kwargs)
+        if func in _REPLACEMENTS:
+            return _REPLACEMENTS[func](*args, **kwargs)
         if func is torch.Tensor.__getitem__ and any(_is_scalar_index(item) for item in _as_tuple(args[1])):
             return func(*_selected(args[0], _as_tuple(args[1])))
-        if func in (torch.linalg.cholesky, torch.cholesky):
-            return _cholesky(*args, **kwargs)
-        if func in (torch.xlogy, torch.Tensor.xlogy, torch.special.xlogy) and not kwargs:
-            return _xlogy(*args)
-        name = getattr(func, "__name__", "")
-        in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
-        if torch.get_default_dtype() == torch.float64 and not in_place and _mixes_precisions(args, kwargs):
+        if torch.get_default_dtype() == torch.float64 and not _is_in_place(func) and _mixes_precisions(args, kwargs):
             args, kwargs = _double(args), _double(kwargs)
         return func(*args, **kwargs)
+
+
+def _is_in_place(func: Any) -> bool:
+    """Whether an operation writes into its first argument, whose precision it must therefore keep."""
+    name = getattr(func, "__name__", "")
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
 def _switches_for_good() -> bool:
@@ -90,21 +90,29 @@ def _consumes(item: Any) -> int:
     return item.ndim if isinstance(item, torch.Tensor) and item.dtype == torch.bool else 1
 
 
-def _cholesky(matrix: torch.Tensor, upper: bool = False) -> torch.Tensor:
-    factor, info = torch.linalg.cholesky_ex(matrix, upper=upper)
+def _cholesky(input: torch.Tensor, upper: bool = False, **kwargs: Any) -> torch.Tensor:
+    factor, info = torch.linalg.cholesky_ex(input, upper=upper, **kwargs)
     return torch.where((info == 0)[..., None, None], factor, torch.nan)
 
 
-def _xlogy(x: Any, y: Any) -> torch.Tensor:
-    """x log y, 0 at 0 log 0 with a derivative of 0: torch's own derivative there, x / y, is NaN."""
-    nothing = (torch.as_tensor(x) == 0.0) & (torch.as_tensor(y) == 0.0)
-    return torch.xlogy(x, torch.where(nothing, 1.0, y))
+def _xlogy(input: Any, other: Any, **kwargs: Any) -> torch.Tensor:
+    """Compute x log y with a derivative of zero at 0 log 0, where torch's own derivative, x / y, is NaN."""
+    # The derivative at y = 1 is finite, and x = 0 times it is zero, so that an argument of 1 stands for the 0 there.
+    nothing = (torch.as_tensor(input) == 0.0) & (torch.as_tensor(other) == 0.0)
+    return torch.xlogy(input, torch.where(nothing, 1.0, other), **kwargs)
 
 
 def _one_hot(tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
     if num_classes < 0:
         num_classes = int(tensor.max()) + 1
     return (tensor.unsqueeze(-1) == torch.arange(num_classes)).long()
+
+
+_REPLACEMENTS: dict[Any, Callable[..., torch.Tensor]] = {
+    torch.nn.functional.one_hot: _one_hot,
+    **dict.fromkeys((torch.linalg.cholesky, torch.cholesky), _cholesky),
+    **dict.fromkeys((torch.xlogy, torch.Tensor.xlogy, torch.special.xlogy), _xlogy),
+}
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -1,7 +1,7 @@
-"""Take the randomness out of a graph: random nodes become inputs, drawn outside by an explicit generator.
+"""Take the randomness out of a graph: random nodes become inputs, which an explicit generator draws outside.
 
-What is left is a pure function of its inputs, which can be batched, compiled and repeated, and whose
-noise several threads can draw at once without sharing a generator.
+What is left is a pure function of its inputs, which can be batched, compiled and repeated. Several threads can draw its
+noise at once, since they share no generator.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Noise:
-    """One random input: ``draw(generator, shape)`` gives values of ``(rows, *shape)``."""
+    """One random input of a graph; ``draw(generator, (rows, *shape))`` gives independent values of that shape."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -29,6 +29,10 @@ class Noise:
         """``rows`` independent values, ``[rows, *shape]``."""
         values = self.draw(rng, (rows, *self.shape))
         return torch.from_numpy(np.asarray(values)).to(self.dtype)
+
+
+# A noise, and what builds from its placeholder the value that the random node had.
+Lifted = tuple[Noise, Callable[[fx.Node], fx.Node]]
 
 
 def _affine(
@@ -47,7 +51,8 @@ def _uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
     return rng.random(shape)
 
 
-# In-place fills of a fresh tensor (and their functional twins): node -> draw, from the fill's own arguments.
+# Operations that fill a tensor in place, and their functional forms. Each maps the numbers that a fill was called with
+# to a draw; torch's defaults are repeated here, as a traced call leaves out arguments that have their default.
 _FILLS: dict[str, Callable[..., Callable[..., Any]]] = {
     "normal": lambda mean=0.0, std=1.0: _affine(_normal, mean, std),
     "uniform": lambda low=0.0, high=1.0: _affine(_uniform, low, high - low),
@@ -57,7 +62,8 @@ _FILLS: dict[str, Callable[..., Callable[..., Any]]] = {
 }
 _CREATIONS = {"rand": _uniform, "randn": _normal, "rand_like": _uniform, "randn_like": _normal}
 
-# Draws whose parameters are tensors: allowed as noise where the parameters are constant.
+# Draws whose parameters are tensors. Their value is no simple function of a fixed noise, so that they can be drawn
+# outside the graph only where their parameters are constant.
 _PARAMETRIC: dict[str, Callable[..., Any]] = {
     "_standard_gamma": lambda rng, shape, a: rng.standard_gamma(a, shape),
     "poisson": lambda rng, shape, rate: rng.poisson(rate, shape),
@@ -85,10 +91,11 @@ def is_random(node: fx.Node) -> bool:
 
 
 def lift(gm: fx.GraphModule, constants: dict[fx.Node, Any], example: dict[fx.Node, Any]) -> list[Noise]:
-    """Replace random nodes by placeholders, in place, as far as their parameters are constant.
+    """Replace random nodes by placeholders, in place, as far as their parameters allow it.
 
-    Bernoulli and categorical draws become comparisons of a uniform input with their probabilities, so that
-    these may depend on anything. What cannot be lifted (a gamma whose shape is latent) stays in the graph.
+    Normal draws become a scaled and shifted standard normal input. Bernoulli and categorical draws become comparisons
+    of a uniform input with their probabilities. The parameters of these may therefore depend on anything. A gamma draw
+    whose shape is a latent cannot be lifted and stays in the graph, as do others of its kind.
 
     Args:
         gm: the graph of a single draw.
@@ -96,7 +103,7 @@ def lift(gm: fx.GraphModule, constants: dict[fx.Node, Any], example: dict[fx.Nod
         example: every node, with the value that it had in one evaluation.
 
     Returns:
-        one ``Noise`` for each placeholder, in the order in which they stand before the graph's own inputs.
+        One ``Noise`` per placeholder, in the order in which the placeholders stand before the graph's own inputs.
     """
     noises: list[Noise] = []
     anchor = next(iter(gm.graph.nodes))
@@ -121,7 +128,7 @@ def lift(gm: fx.GraphModule, constants: dict[fx.Node, Any], example: dict[fx.Nod
 
 
 def _broadcast_counts(graph: fx.Graph, node: fx.Node) -> None:
-    """Give a binomial's counts the shape of its probabilities, which torch's kernel expects but vmap does not."""
+    """Give a binomial's counts the shape of its probabilities; torch's kernel expects that, and vmap does not do it."""
     if _op(node) == "binomial":
         count, probability = node.args
         with graph.inserting_before(node):
@@ -129,70 +136,73 @@ def _broadcast_counts(graph: fx.Graph, node: fx.Node) -> None:
             node.update_arg(0, graph.call_function(aten.add.Tensor, (count, zero)))
 
 
-def _lifted(
-    graph: fx.Graph, node: fx.Node, constants: dict[fx.Node, Any], value: torch.Tensor
-) -> tuple[Noise, Callable[[fx.Node], fx.Node]] | None:
-    name, shape = _op(node), tuple(value.shape)
-
-    def same(placeholder: fx.Node) -> fx.Node:
-        return placeholder
-
+def _lifted(graph: fx.Graph, node: fx.Node, constants: dict[fx.Node, Any], value: torch.Tensor) -> Lifted | None:
+    """Find the noise of a random node and what computes its value from it; None where the node must stay."""
+    name, overload = _op(node), str(getattr(node.target, "_overloadname", ""))
+    is_fill = name in _FILLS and not any(isinstance(arg, fx.Node) for arg in node.args[1:])
     if name in _CREATIONS:
-        return Noise(shape, value.dtype, _CREATIONS[name]), same
-    if name in _FILLS and not any(isinstance(arg, fx.Node) for arg in node.args[1:]):
-        overload = str(node.target._overloadname)  # type: ignore[union-attr]
-        if overload == "default" or name != "normal":
-            return Noise(shape, value.dtype, _FILLS[name](*node.args[1:])), same
+        return Noise(tuple(value.shape), value.dtype, _CREATIONS[name]), _as_drawn
+    if is_fill and (overload == "default" or name != "normal"):
+        return Noise(tuple(value.shape), value.dtype, _FILLS[name](*node.args[1:])), _as_drawn
     if name == "normal" and len(node.args) == 2:
-        mean, std = node.args
-
-        def shifted(placeholder: fx.Node) -> fx.Node:
-            scaled = graph.call_function(aten.mul.Tensor, (placeholder, std))
-            return graph.call_function(aten.add.Tensor, (scaled, mean))
-
-        return Noise(shape, value.dtype, _normal), shifted
+        return _lifted_normal(graph, node, value)
     if name in _PARAMETRIC:
-        parameters = [arg for arg in node.args if isinstance(arg, fx.Node)]
-        if not all(arg in constants for arg in parameters):
-            return None
-        arrays = [constants[arg].detach().cpu().numpy() for arg in parameters]
-        draw = _PARAMETRIC[name]
-        return Noise(shape, value.dtype, lambda rng, n: draw(rng, n, *arrays)), same
-    return _lifted_discrete(graph, node, value)
-
-
-def _lifted_discrete(
-    graph: fx.Graph, node: fx.Node, value: torch.Tensor
-) -> tuple[Noise, Callable[[fx.Node], fx.Node]] | None:
-    name, probabilities = _op(node), node.args[0]
-    overload = str(getattr(node.target, "_overloadname", ""))
-    if name == "bernoulli" and overload not in ("default", "Tensor"):  # one chance for all: dropout fills so
-        chance: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
-
-        def hits(rng: np.random.Generator, n: tuple[int, ...]) -> np.ndarray:
-            return np.asarray(rng.random(n) < chance)
-
-        return Noise(tuple(value.shape), value.dtype, hits), lambda drawn: drawn
+        return _lifted_parametric(node, constants, value)
     if name == "bernoulli":
-        probabilities = node.args[1] if overload == "Tensor" else probabilities
+        return _lifted_bernoulli(graph, node, value, overload)
+    return _lifted_multinomial(graph, node, value) if name == "multinomial" else None
 
-        def below(uniform: fx.Node) -> fx.Node:
-            hit = graph.call_function(aten.lt.Tensor, (uniform, probabilities))
-            return graph.call_function(aten._to_copy.default, (hit,), {"dtype": value.dtype})
 
-        return Noise(tuple(value.shape), torch.float64, _uniform), below
-    if name == "multinomial":
-        states = probabilities.meta["phlogiston_shape"][-1]  # type: ignore[union-attr]
+def _as_drawn(placeholder: fx.Node) -> fx.Node:
+    return placeholder
 
-        def inverse_cdf(uniform: fx.Node) -> fx.Node:
-            cdf = graph.call_function(aten.cumsum.default, (probabilities, -1))
-            total = graph.call_function(aten.slice.Tensor, (cdf, -1, states - 1, states))
-            level = graph.call_function(aten.mul.Tensor, (uniform, total))
-            levels = graph.call_function(aten.unsqueeze.default, (level, -1))
-            steps = graph.call_function(aten.unsqueeze.default, (cdf, -2))
-            passed = graph.call_function(aten.le.Tensor, (steps, levels))
-            count = graph.call_function(aten.sum.dim_IntList, (passed, [-1]))
-            return graph.call_function(aten.clamp_max.default, (count, states - 1))
 
-        return Noise(tuple(value.shape), torch.float64, _uniform), inverse_cdf
-    return None
+def _lifted_normal(graph: fx.Graph, node: fx.Node, value: torch.Tensor) -> Lifted:
+    mean, std = node.args
+
+    def shifted(placeholder: fx.Node) -> fx.Node:
+        scaled = graph.call_function(aten.mul.Tensor, (placeholder, std))
+        return graph.call_function(aten.add.Tensor, (scaled, mean))
+
+    return Noise(tuple(value.shape), value.dtype, _normal), shifted
+
+
+def _lifted_parametric(node: fx.Node, constants: dict[fx.Node, Any], value: torch.Tensor) -> Lifted | None:
+    parameters = [arg for arg in node.args if isinstance(arg, fx.Node)]
+    if not all(arg in constants for arg in parameters):
+        return None
+    arrays, draw = [constants[arg].detach().cpu().numpy() for arg in parameters], _PARAMETRIC[_op(node)]
+    return Noise(tuple(value.shape), value.dtype, lambda rng, shape: draw(rng, shape, *arrays)), _as_drawn
+
+
+def _lifted_bernoulli(graph: fx.Graph, node: fx.Node, value: torch.Tensor, overload: str) -> Lifted:
+    if overload not in ("default", "Tensor"):  # dropout fills a tensor with draws of one probability
+        chance: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+        return Noise(tuple(value.shape), value.dtype, lambda rng, shape: rng.random(shape) < chance), _as_drawn
+    probabilities = node.args[1 if overload == "Tensor" else 0]
+
+    def is_below(uniform: fx.Node) -> fx.Node:
+        hit = graph.call_function(aten.lt.Tensor, (uniform, probabilities))
+        return graph.call_function(aten._to_copy.default, (hit,), {"dtype": value.dtype})
+
+    return Noise(tuple(value.shape), torch.float64, _uniform), is_below
+
+
+def _lifted_multinomial(graph: fx.Graph, node: fx.Node, value: torch.Tensor) -> Lifted:
+    """Invert the cumulative distribution: the state is the number of its steps that a uniform number passes."""
+    probabilities: Any = node.args[0]
+    states = probabilities.meta["phlogiston_shape"][-1]
+
+    def inverse_cdf(uniform: fx.Node) -> fx.Node:
+        # Weights need not sum to one, so the uniform number is scaled to their total and not the weights to 1. The last
+        # state is the largest answer, as rounding can put the scaled number on the total itself.
+        cdf = graph.call_function(aten.cumsum.default, (probabilities, -1))
+        total = graph.call_function(aten.slice.Tensor, (cdf, -1, states - 1, states))
+        level = graph.call_function(aten.mul.Tensor, (uniform, total))
+        levels = graph.call_function(aten.unsqueeze.default, (level, -1))
+        steps = graph.call_function(aten.unsqueeze.default, (cdf, -2))
+        passed = graph.call_function(aten.le.Tensor, (steps, levels))
+        count = graph.call_function(aten.sum.dim_IntList, (passed, [-1]))
+        return graph.call_function(aten.clamp_max.default, (count, states - 1))
+
+    return Noise(tuple(value.shape), torch.float64, _uniform), inverse_cdf
