@@ -73,8 +73,6 @@ TANGLED: dict[str, set[str]] = {
     "diagnostics/compare/generators.py": {"compare_generators"},
     "diagnostics/compare/models.py": {"_doubts"},
     "engine/learning/elbo_terms.py": {"_find_parameters", "_with_guide"},
-    "engine/learning/fused_steps.py": {"make_steps"},
-    "engine/trace/batched.py": {"__init__"},
     "inference/mcmc/blocks.py": {"_by_executor"},
     "inference/mcmc/hmc.py": {"accept"},
     "inference/mcmc/run.py": {"run_chains"},

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from phlogiston.engine.learning.adam import Tensors
-from phlogiston.engine.learning.fused_steps import Steps, make_steps
+from phlogiston.engine.learning.fused_steps import Example, Steps, make_steps
 from phlogiston.engine.program.isolate import one_thread
 from phlogiston.engine.trace.batched import Tier
 from phlogiston.training.adam import Adam
@@ -235,10 +235,10 @@ class _Ascent:
         calls: int,
     ) -> Steps:
         if key not in self.steps:
-            example = tuple(value[0] for value in inputs)
+            example = Example(state, (rate,), tuple(value[0] for value in inputs))
             chunk = inputs[0].shape[0] if calls > 1 else 1
             self.steps[key] = make_steps(
-                self._step, state, (rate,), example, tier=tier, calls=calls, chunk=chunk, reason=self.objective.reason
+                self._step, example, tier=tier, calls=calls, chunk=chunk, untraceable=self.objective.reason
             )
         return self.steps[key]
 

@@ -19,7 +19,7 @@ from phlogiston.engine.program.isolate import isolated
 from phlogiston.engine.program.reading import Reading, Values, read
 from phlogiston.engine.program.readings import Interpreter
 from phlogiston.engine.program.sites import Site, run
-from phlogiston.engine.trace.batched import Batched
+from phlogiston.engine.trace.batched import Batched, Verification
 from phlogiston.engine.trace.cache import given
 from phlogiston.engine.trace.graph import Function
 
@@ -294,8 +294,8 @@ def full_density(
     with isolated(seed=0, dtype=dtype), torch.no_grad():
         first, second = example_points(interpreter)
         names, states = readings.names(first), states_of(interpreter)
-    terms = made("full_terms", _reading(interpreter, "terms"), {"w": first}, second={"w": second})
-    values = made("full_values", _reading(interpreter, "values"), {"w": first}, second={"w": second})
+    terms = made("full_terms", _reading(interpreter, "terms"), {"w": first}, Verification({"w": second}))
+    values = made("full_values", _reading(interpreter, "values"), {"w": first}, Verification({"w": second}))
     parts = parts_of(interpreter)
     columns = Columns(terms, "w", len(first), dtype, rows, calls)
     return FullDensity(columns, values, parts, names, states, dtype)
@@ -313,5 +313,5 @@ def constrained_density(
             latents = interpreter.structure.of("latent")
             examples.append(torch.cat([values[site.name].reshape(-1).to(dtype) for site in latents]))
     first, second = examples
-    batched = made("full_joint", _reading(interpreter, "joint"), {"x": first}, second={"x": second})
+    batched = made("full_joint", _reading(interpreter, "joint"), {"x": first}, Verification({"x": second}))
     return Columns(batched, "x", len(first), dtype, rows, calls)

@@ -17,7 +17,7 @@ from phlogiston.engine.program.isolate import isolated
 from phlogiston.engine.program.reading import Values
 from phlogiston.engine.program.readings import LIKELIHOOD, Interpreter
 from phlogiston.engine.program.sites import Bound, Structure, discover
-from phlogiston.engine.trace.batched import Batched, Tier
+from phlogiston.engine.trace.batched import Batched, Tier, Verification
 from phlogiston.engine.trace.cache import given, keyed
 from phlogiston.engine.trace.graph import batch_by
 
@@ -125,8 +125,9 @@ class Replicated:
                 tier=self._engine,
                 dtype=self.dtype,
                 is_random=name == "discretes",
-                second=second,
-                judge=None if name == "density_and_grad" or not self.dim else self._density,
+                verification=Verification(
+                    second, reference=None if name == "density_and_grad" or not self.dim else self._density
+                ),
             )
         return self._functions[name]
 

@@ -18,7 +18,7 @@ from phlogiston.engine.program.isolate import PROGRAM_LOCK, isolated
 from phlogiston.engine.program.reading import Values
 from phlogiston.engine.program.readings import LIKELIHOOD, Interpreter, Slot
 from phlogiston.engine.program.sites import Bound, Structure, discover
-from phlogiston.engine.trace.batched import LEAVES_TORCH, Batched, Tier, Work
+from phlogiston.engine.trace.batched import LEAVES_TORCH, Batched, Tier, Verification, Work
 from phlogiston.engine.trace.cache import Family, given
 from phlogiston.engine.trace.graph import Function
 from phlogiston.errors import UnsupportedModel, UntraceableProgram, problem
@@ -72,7 +72,7 @@ class Target:
         self._wanted: Tier = engine
         self.structure: Structure = structure or discover(bound, dtype)
         self._family = family
-        self._held = {} if family is None else family.held(bound, self.structure, dtype)
+        self._shared_inputs = {} if family is None else family.shared_inputs(bound, self.structure, dtype)
         self._interpreter = Interpreter(bound, self.structure)
         self._functions: dict[str, Batched] = {}
         self._chains: dict[tuple[Any, ...], ChainDensity] = {}
@@ -192,7 +192,7 @@ class Target:
         function = self._functions.get(name)
         if function is None:
             return ""
-        return f"{function.ran} ({function.reason})" if function.reason else function.ran
+        return f"{function.last_tier} ({function.reason})" if function.reason else function.last_tier
 
     def work(self) -> Work:
         """What the density with its gradient costs, counted on its graph."""
@@ -288,13 +288,22 @@ class Target:
                 self._functions[key] = self._build(key, name, inputs)
             return self._functions[key]
 
-    def _made(self, key: str, function: Function, example: Values, **settings: Any) -> Batched:
-        """A function of draws, which shares its traces with the models of the family."""
+    def _made(
+        self, key: str, function: Function, example: Values, verification: Verification, is_random: bool = False
+    ) -> Batched:
+        """Make a function of draws that shares its traces with the models of the family."""
         shared = None
-        if self._family is not None and self._held:
-            shared = self._family.traces((key, self._wanted, self.dtype))
-        settings |= {"tier": self._wanted, "dtype": self.dtype, "held": self._held, "traces": shared}
-        return Batched(function, example, **settings)
+        if self._family is not None and self._shared_inputs:
+            shared = self._shared_inputs, self._family.traces((key, self._wanted, self.dtype))
+        return Batched(
+            function,
+            example,
+            tier=self._wanted,
+            dtype=self.dtype,
+            is_random=is_random,
+            verification=verification,
+            shared=shared,
+        )
 
     def _build(self, key: str, name: str, inputs: Values) -> Batched:
         if name in _SUMMED_OUT:
@@ -307,7 +316,7 @@ class Target:
             return result
 
         is_density = name in ("density", "density_and_grad", "joint_and_grad", "likelihood_and_grad", "tempered")
-        judged = is_density or name == "propose"
+        stands_alone = is_density or name == "propose"
         second = {"u": torch.linspace(-0.7, 0.9, self.dim, dtype=self.dtype)}
         if name == "tempered":
             second["beta"] = torch.tensor(0.37, dtype=self.dtype)
@@ -316,10 +325,12 @@ class Target:
             key,
             function,
             bare,
+            Verification(
+                second=second if is_density else None,
+                check=self._check_proposal if name == "propose" else None,
+                reference=None if stands_alone or not (self.dim or values_matter) else self._reference,
+            ),
             is_random=name in ("propose", "complete", "simulate", "discretes"),
-            second=second if is_density else None,
-            check=self._check_proposal if name == "propose" else None,
-            judge=None if judged or not (self.dim or values_matter) else self._judge,
         )
 
     def _refuse_coupled(self) -> None:
@@ -335,8 +346,8 @@ class Target:
                 )
             self._independent = True
 
-    def _judge(self) -> Batched:
-        """The reading that decides whether graphs of this program follow the program: prior draws, or the density."""
+    def _reference(self) -> Batched:
+        """The reading that decides whether graphs of this program follow it: prior draws, or the density."""
         if any(site.improper for site in self.structure.of("latent")):
             return self._function("density", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
         return self._function("propose", {})

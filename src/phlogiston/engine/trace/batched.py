@@ -76,21 +76,36 @@ class Work:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Verification:
+    """How a graph is compared with the program before it is used in its place.
+
+    Tracing follows torch's operations only. A program that computes outside torch leaves constants in the graph, which
+    nothing but a comparison away from the traced point can tell.
+
+    Args:
+        second: another input, at which graph and program must agree.
+        check: looks at one draw of a random graph and raises ``UntraceableProgram`` if it contradicts the program.
+        reference: another function of the same program, whose graph must pass for this one to be used.
+    """
+
+    second: Values | None = None
+    check: Callable[[Values], None] | None = None
+    reference: Callable[[], Batched] | None = None
+
+
 class Batched:
     """``function`` of one draw as a function of many.
 
     Args:
-        function: named tensors of one draw -> named tensors; it may draw random numbers.
+        function: maps named tensors of one draw to named tensors; it may draw random numbers.
         example: an input to trace it with.
         tier: the tier to use; "auto" takes the graph, and compiles where that pays.
         dtype: the default dtype in which the program runs.
         is_random: whether it draws random numbers; for a handful of draws "auto" then does not trace at all.
-        second: another input, at which graph and program are compared before the graph is believed.
-        check: looks at one draw of a random graph and raises ``UntraceableProgram`` if it contradicts the program.
-        judge: another function of the same program, whose graph must be believed for this one's to be.
-        held: further inputs of ``function``, the same for all draws, which it takes from its program if they are left
-            out: data, so that what is traced serves other data as well.
-        traces: what was traced for other values of them.
+        verification: how its graph is compared with the program.
+        shared: data that are inputs of ``function`` and the same for all draws, and what was traced with other values
+            of them; without these inputs, ``function`` takes the data from its program.
     """
 
     def __init__(
@@ -101,21 +116,18 @@ class Batched:
         tier: Tier = "auto",
         dtype: torch.dtype = torch.float64,
         is_random: bool = False,
-        second: Values | None = None,
-        check: Callable[[Values], None] | None = None,
-        judge: Callable[[], Batched] | None = None,
-        held: Values | None = None,
-        traces: Traces | None = None,
+        verification: Verification | None = None,
+        shared: tuple[Values, Traces] | None = None,
     ) -> None:
         if tier not in TIERS:
             raise SettingError(f"engine: found {tier!r}; expected one of {', '.join(TIERS)}")
         self._function, self._example, self._dtype, self._wanted = function, example, dtype, tier
-        self._is_random, self._second, self._check, self._judge = is_random, second, check, judge
-        self._held, self._traces = held or {}, traces or Traces()
+        self._is_random, self._verification = is_random, verification or Verification()
+        self._shared_inputs, self._traces = shared or ({}, Traces())
         self._is_traced = tier == "loop"
         self._alone: Graph | None = None
         self.reason = ""
-        self.ran: str = "loop"
+        self.last_tier: str = "loop"
 
     @property
     def _graph(self) -> Graph | None:
@@ -125,22 +137,23 @@ class Batched:
         """The graph of one draw, made at the first call; None where the loop must serve."""
         if not self._is_traced:
             self._is_traced = True
-            judge = None if self._judge is None else self._judge()
-            if judge is not None and not judge.traced:
-                self.reason = judge.reason
+            make_reference = self._verification.reference
+            reference = None if make_reference is None else make_reference()
+            if reference is not None and not reference.traced:
+                self.reason = reference.reason
                 return None
-            if self._held and (judge is None or judge.serves_other_data):
+            if self._shared_inputs and (reference is None or reference.serves_other_data):
                 self._join()
             else:
-                self._held, self._traces = {}, Traces()
-            if not self._held:
+                self._shared_inputs, self._traces = {}, Traces()
+            if not self._shared_inputs:
                 self._make()
         return self._graph
 
     def _make(self) -> None:
         try:
             with isolated(seed=0, dtype=self._dtype):
-                traced = graph.trace_single(self._function, {**self._example, **self._held})
+                traced = graph.trace_single(self._function, {**self._example, **self._shared_inputs})
                 self._verify(traced)
             self._traces.graph = traced
         except UntraceableProgram as error:
@@ -160,13 +173,13 @@ class Batched:
             except UntraceableProgram:
                 traces.graph = None
         if traces.graph is None:
-            self._held, self._traces, self.reason = {}, Traces(), ""
+            self._shared_inputs, self._traces, self.reason = {}, Traces(), ""
 
     def _verify(self, traced: Graph) -> None:
-        if self._second is not None:
-            self._compare(traced, self._second)
-        if self._check is not None:
-            self._check(self._one_draw(traced))
+        if self._verification.second is not None:
+            self._compare(traced, self._verification.second)
+        if self._verification.check is not None:
+            self._verification.check(self._one_draw(traced))
 
     def __call__(self, inputs: Values, rows: int, seed: np.random.SeedSequence | None = None) -> Values:
         """Evaluate ``rows`` draws; every input has ``rows`` as its first dimension. Chunks of any size are fine."""
@@ -206,17 +219,17 @@ class Batched:
     def graph(self) -> Graph | None:
         """The graph of one draw; None where the program has to be looped over."""
         found = self._trace()
-        if found is None or not self._held:
+        if found is None or not self._shared_inputs:
             return found
         if self._alone is None:
             with isolated(seed=0, dtype=self._dtype):
-                self._alone = graph.holding(found, self._held)
+                self._alone = graph.with_fixed(found, self._shared_inputs)
         return self._alone
 
     @property
     def serves_other_data(self) -> bool:
         """Whether the graph has data as inputs."""
-        return self._trace() is not None and bool(self._held)
+        return self._trace() is not None and bool(self._shared_inputs)
 
     @property
     def work(self) -> Work:
@@ -253,22 +266,22 @@ class Batched:
             rows: of a call.
             calls: how often it will be called, roughly.
         """
-        found, held, count = self._trace(), list(self._held.values()), len(arguments)
+        found, shared, count = self._trace(), list(self._shared_inputs.values()), len(arguments)
         assert found is not None
-        mapped = torch.func.vmap(found.module, in_dims=(*axes, *(None for _ in held)), out_dims=-1)
+        mapped = torch.func.vmap(found.module, in_dims=(*axes, *(None for _ in shared)), out_dims=-1)
 
         def function(*tensors: torch.Tensor) -> Any:
             return form(lambda *inputs: mapped(*inputs, *tensors[count:]))(*tensors[:count])
 
         if (key, calls) not in self._traces.prepared:
-            example = [*arguments, *held]
+            example = [*arguments, *shared]
             made = self.compiled_or(graph.batch_by(function, example), example, rows, calls)
             self._traces.prepared[key, calls] = made
         tier, call = self._traces.prepared[key, calls]
-        return tier, (lambda *tensors: call(*tensors, *held)) if held else call
+        return tier, (lambda *tensors: call(*tensors, *shared)) if shared else call
 
     def _loop(self, part: Values, rows: int, seed: np.random.SeedSequence | None = None) -> Values:
-        self.ran = "loop"
+        self.last_tier = "loop"
         with isolated(as_int(seed) if seed is not None else None, self._dtype), torch.no_grad():
             results = [self._function({name: value[i] for name, value in part.items()}) for i in range(rows)]
         return {key: torch.stack([result[key].detach() for result in results]) for key in results[0]}
@@ -294,7 +307,7 @@ class Batched:
         self, part: Values, rows: int, size: int, noise: list[torch.Tensor], seed: np.random.SeedSequence
     ) -> Values:
         if self._graph is not None:
-            padded = [_pad(part[name], size) for name in self._graph.inputs if name not in self._held]
+            padded = [_pad(part[name], size) for name in self._graph.inputs if name not in self._shared_inputs]
             try:
                 call = self._traces.compiled.get(size) or self._batched_graph(size)
                 fits = size * self._graph.largest <= _ELEMENTS_IN_CACHE
@@ -303,8 +316,8 @@ class Batched:
                     stack.enter_context(one_thread() if fits else nullcontext())
                     if self._graph.has_randomness_left:
                         stack.enter_context(isolated(as_int(seed)))
-                    outputs = call(*noise, *padded, *self._held.values())
-                self.ran = "compiled" if size in self._traces.compiled else "graph"
+                    outputs = call(*noise, *padded, *self._shared_inputs.values())
+                self.last_tier = "compiled" if size in self._traces.compiled else "graph"
                 return dict(zip(self._graph.outputs, outputs, strict=True))
             except UntraceableProgram as error:
                 self._traces.graph, self.reason = None, str(error)
@@ -314,14 +327,18 @@ class Batched:
         if size not in self._traces.batched:
             assert self._graph is not None
             with isolated(seed=0, dtype=self._dtype):
-                self._traces.batched[size] = graph.batch(self._graph, size, self._example, self._held)
+                self._traces.batched[size] = graph.batch(self._graph, size, self._example, self._shared_inputs)
         return self._traces.batched[size]
 
     def _arguments(self, size: int) -> list[torch.Tensor]:
         assert self._graph is not None
         noise = [torch.zeros((size, *n.shape), dtype=n.dtype) for n in self._graph.noises]
-        own = [_pad(self._example[name].unsqueeze(0), size) for name in self._graph.inputs if name not in self._held]
-        return [*noise, *own, *self._held.values()]
+        own = [
+            _pad(self._example[name].unsqueeze(0), size)
+            for name in self._graph.inputs
+            if name not in self._shared_inputs
+        ]
+        return [*noise, *own, *self._shared_inputs.values()]
 
     def _compile_if_it_pays(self, rows: int, calls: int) -> None:
         """Compile when told to, or when the graph as it is would take longer than compiling."""
@@ -350,7 +367,7 @@ class Batched:
         """Insist that the graph gives what the program gives, at an input other than the one that was traced."""
         if traced.noises:
             raise UntraceableProgram(LEAVES_TORCH)
-        outputs = traced.module(*({**second, **self._held}[name] for name in traced.inputs))
+        outputs = traced.module(*({**second, **self._shared_inputs}[name] for name in traced.inputs))
         expected = self._function(second)
         for key, output in zip(traced.outputs, outputs, strict=True):
             if not torch.allclose(output, expected[key], rtol=1e-9, atol=1e-9, equal_nan=True):
@@ -359,7 +376,7 @@ class Batched:
     def _one_draw(self, traced: Graph) -> Values:
         rng = generator(1)
         noise = [noise.sample(rng, 1)[0] for noise in traced.noises]
-        outputs = traced.module(*noise, *({**self._example, **self._held}[name] for name in traced.inputs))
+        outputs = traced.module(*noise, *({**self._example, **self._shared_inputs}[name] for name in traced.inputs))
         return dict(zip(traced.outputs, outputs, strict=True))
 
 

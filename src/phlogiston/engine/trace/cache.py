@@ -43,7 +43,7 @@ class Family:
         self._program, self._likeness, self._parameters = bound.program, _likeness(structure), structure.parameters
         self._traces: dict[Any, Traces] = {}
 
-    def held(self, bound: Bound, structure: Structure, dtype: torch.dtype) -> Values:
+    def shared_inputs(self, bound: Bound, structure: Structure, dtype: torch.dtype) -> Values:
         """A member's data as inputs; none of a model that is not one."""
         if bound.program is not self._program or _likeness(structure) != self._likeness:
             return {}

@@ -96,22 +96,22 @@ def _with_derivatives(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def batch(graph: Graph, rows: int, example: Values, held: Values) -> fx.GraphModule:
+def batch(graph: Graph, rows: int, example: Values, shared: Values) -> fx.GraphModule:
     """The graph over ``rows`` draws at once: every input, noise and output gains a first dimension.
 
-    The inputs that are ``held`` are the same for all draws, and do not.
+    The inputs that are ``shared`` are the same for all draws, and do not.
 
     Raises:
         UntraceableProgram: an operation has no batching rule and torch cannot loop over it.
     """
     noise = [torch.zeros((rows, *n.shape), dtype=n.dtype) for n in graph.noises]
-    own = [name for name in graph.inputs if name not in held]
+    own = [name for name in graph.inputs if name not in shared]
     inputs = [example[name].expand(rows, *example[name].shape).contiguous() for name in own]
     if not (noise or inputs):
         raise UntraceableProgram("a graph without inputs cannot be batched")
-    axes = (*(0 for _ in (*noise, *inputs)), *(None for _ in held))
+    axes = (*(0 for _ in (*noise, *inputs)), *(None for _ in shared))
     mapped = torch.func.vmap(graph.module, in_dims=axes, randomness="different")
-    return batch_by(mapped, [*noise, *inputs, *held.values()])
+    return batch_by(mapped, [*noise, *inputs, *shared.values()])
 
 
 def batch_by(function: Callable[..., Any], arguments: list[torch.Tensor]) -> fx.GraphModule:
@@ -126,14 +126,14 @@ def batch_by(function: Callable[..., Any], arguments: list[torch.Tensor]) -> fx.
     return with_draws_first(module)
 
 
-def holding(graph: Graph, held: Values) -> Graph:
-    """The graph with its last inputs held at values, and what depends on nothing else computed."""
+def with_fixed(graph: Graph, values: Values) -> Graph:
+    """The graph with its last inputs shared at values, and what depends on nothing else computed."""
     copy, stored, mapped = fx.Graph(), dict[str, torch.Tensor](), dict[fx.Node, fx.Node]()
     placeholders = [node for node in graph.module.graph.nodes if node.op == "placeholder"]
-    values = dict(zip(placeholders[len(placeholders) - len(held) :], held.items(), strict=True))
+    values = dict(zip(placeholders[len(placeholders) - len(shared) :], shared.items(), strict=True))
     for node in graph.module.graph.nodes:
         if node in values:
-            name = f"held_{len(stored)}"
+            name = f"fixed_{len(stored)}"
             stored[name] = values[node][1].contiguous()
             mapped[node] = copy.get_attr(name)
             continue
@@ -142,7 +142,7 @@ def holding(graph: Graph, held: Values) -> Graph:
         mapped[node] = copy.node_copy(node, mapped.__getitem__)
     module = fx.GraphModule(stored, copy)
     _fold(module, _constants(module))
-    return replace(graph, module=module, inputs=graph.inputs[: len(graph.inputs) - len(held)])
+    return replace(graph, module=module, inputs=graph.inputs[: len(graph.inputs) - len(shared)])
 
 
 def constants_to_inputs(module: fx.GraphModule) -> tuple[fx.GraphModule, list[torch.Tensor]]:
