@@ -99,7 +99,7 @@ def _with_derivatives(module: fx.GraphModule) -> None:
 def batch(graph: Graph, rows: int, example: Values, shared: Values) -> fx.GraphModule:
     """The graph over ``rows`` draws at once: every input, noise and output gains a first dimension.
 
-    The inputs that are ``shared`` are the same for all draws, and do not.
+    The ``shared`` inputs are the same for all draws and gain none.
 
     Raises:
         UntraceableProgram: an operation has no batching rule and torch cannot loop over it.
@@ -127,14 +127,15 @@ def batch_by(function: Callable[..., Any], arguments: list[torch.Tensor]) -> fx.
 
 
 def with_fixed(graph: Graph, values: Values) -> Graph:
-    """The graph with its last inputs shared at values, and what depends on nothing else computed."""
+    """Fix the last inputs of a graph at values, and compute once what depends on nothing else."""
     copy, stored, mapped = fx.Graph(), dict[str, torch.Tensor](), dict[fx.Node, fx.Node]()
     placeholders = [node for node in graph.module.graph.nodes if node.op == "placeholder"]
-    values = dict(zip(placeholders[len(placeholders) - len(shared) :], shared.items(), strict=True))
+    num_free = len(placeholders) - len(values)
+    fixed = dict(zip(placeholders[num_free:], values.values(), strict=True))
     for node in graph.module.graph.nodes:
-        if node in values:
+        if node in fixed:
             name = f"fixed_{len(stored)}"
-            stored[name] = values[node][1].contiguous()
+            stored[name] = fixed[node].contiguous()
             mapped[node] = copy.get_attr(name)
             continue
         if node.op == "get_attr":
@@ -142,7 +143,7 @@ def with_fixed(graph: Graph, values: Values) -> Graph:
         mapped[node] = copy.node_copy(node, mapped.__getitem__)
     module = fx.GraphModule(stored, copy)
     _fold(module, _constants(module))
-    return replace(graph, module=module, inputs=graph.inputs[: len(graph.inputs) - len(shared)])
+    return replace(graph, module=module, inputs=graph.inputs[: len(graph.inputs) - len(values)])
 
 
 def constants_to_inputs(module: fx.GraphModule) -> tuple[fx.GraphModule, list[torch.Tensor]]:
