@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from phlogiston.engine.densities.chains import ChainDensity, Scale, chain_density, of_columns
+from phlogiston.engine.densities.coupling import tied_elements
 from phlogiston.engine.densities.joint import Columns, FullDensity, constrained_density, full_density
 from phlogiston.engine.densities.tempered import Tempered
-from phlogiston.engine.program.coupling import tied_elements
 from phlogiston.engine.program.enumeration import posterior as enumerated_posterior
 from phlogiston.engine.program.enumeration import table_size as enumerated_table_size
 from phlogiston.engine.program.isolate import PROGRAM_LOCK, isolated

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from phlogiston.engine.densities.coupling import tied_latents
 from phlogiston.engine.densities.target import Target
-from phlogiston.engine.program.coupling import tied_latents
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.engine.program.locscale import centred_sites
 from phlogiston.engine.program.sites import Site, Structure

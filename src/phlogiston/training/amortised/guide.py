@@ -12,8 +12,8 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
+from phlogiston.engine.densities.coupling import tied_latents
 from phlogiston.engine.learning.minibatch_terms import Encoding
-from phlogiston.engine.program.coupling import tied_latents
 from phlogiston.engine.program.isolate import isolated
 from phlogiston.engine.program.plates import axis_of
 from phlogiston.engine.program.sites import Site
