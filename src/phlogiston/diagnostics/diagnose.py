@@ -188,7 +188,10 @@ def _may_be_improper(subject: Subject) -> bool:
         return False
     if subject.thorough or not posterior.is_chain:
         return subject.thorough
-    return any(check.name in ("R-hat", "divergences") and check.finding is not None for check in _chains(subject))
+    return any(
+        check.name in ("R-hat", "divergences") and check.finding is not None
+        for check in subject.once("chains", _chains)
+    )
 
 
 def _proper(subject: Subject) -> list[Check]:
@@ -287,7 +290,7 @@ def _prior_conflict(subject: Subject, model: Model, sites: list[Site]) -> Check:
 # What every posterior is judged by, in the order in which a diagnosis lists the outcomes.
 STANDARD: dict[str, Diagnostic] = {
     "finite integral": Rule(_may_be_improper, _proper),
-    "chains": Rule(lambda s: s.posterior.is_chain, _chains),
+    "chains": Rule(lambda s: s.posterior.is_chain, lambda s: s.once("chains", _chains)),
     "weights": Rule(lambda s: not s.posterior.is_chain and "pareto_k" in s.posterior.figures, _weights),
     "optimisation": Rule(lambda s: s.posterior.converged is not None, _ending),
     "ELBO gap": Rule(lambda s: s.posterior.gap is not None, _gap),

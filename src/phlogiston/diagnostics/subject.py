@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from phlogiston.posterior.posterior import Posterior
 from phlogiston.posterior.verdict import Check
 
 Array = NDArray[Any]
+Made = TypeVar("Made")
 
 MOST_DRAWS = 2_000  # draws at which the density is evaluated
 MOST_DRAWS_IN_A_LOOP = 400  # the same where the density is evaluated draw by draw
@@ -87,6 +88,14 @@ class Subject:
 
     posterior: Posterior
     thorough: bool = True
+    _made: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, name: str, make: Callable[[Subject], Made]) -> Made:
+        """What a function makes of this posterior, made when it is first asked for under this name."""
+        if name not in self._made:
+            self._made[name] = make(self)
+        made: Made = self._made[name]
+        return made
 
     @cached_property
     def labels(self) -> Labels:
