@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -15,24 +13,15 @@ from numpy.typing import NDArray
 
 from phlogiston.engine.densities.target import Target
 from phlogiston.engine.program.dependencies import parents_of
-from phlogiston.engine.program.isolate import PROGRAM_LOCK, seed_sequence
+from phlogiston.engine.program.isolate import PROGRAM_LOCK, name_of, seed_sequence, signature_of
 from phlogiston.engine.program.missing import Missing
 from phlogiston.engine.program.sites import Site, Structure, discover
 from phlogiston.engine.trace.batched import Tier
 from phlogiston.engine.trace.cache import Family
-from phlogiston.errors import (
-    ModelError,
-    SettingError,
-    ShapeWarning,
-    UnknownName,
-    did_you_mean,
-    positive_int,
-    problem,
-    warn,
-)
-from phlogiston.model.preflight import Problem, insist_on_memory, problems_of, problems_of_labels
-
-Coords = Mapping[str, Sequence[Any]]
+from phlogiston.errors import ModelError, SettingError, ShapeWarning, positive_int, problem, warn
+from phlogiston.model.binding import Binding, Coords
+from phlogiston.model.inputs import as_input, bind, replaced
+from phlogiston.model.preflight import Problem, problems_of, problems_of_labels, require_memory
 
 
 class Model:
@@ -65,85 +54,81 @@ class Model:
     def __init__(self, program: Callable[..., Any], *args: Any, coords: Coords | None = None, **kwargs: Any) -> None:
         if not callable(program):
             raise TypeError(f"Model: found a {type(program).__name__}; expected a callable with pyro.sample statements")
-        self._program = program
-        self._args = tuple(as_input(value) for value in args)
-        self._kwargs = MappingProxyType({name: as_input(value) for name, value in kwargs.items()})
-        self._observed: Mapping[str, torch.Tensor] = MappingProxyType({})
-        self._missing: Mapping[str, Missing] = MappingProxyType({})
-        self._parameters: Mapping[str, torch.Tensor] = MappingProxyType({})
-        self._coords: Coords = MappingProxyType(dict(coords or {}))
-        self._forget()
-        _bind(program, self._args, self._kwargs)
+        inputs = tuple(as_input(value) for value in args), {name: as_input(value) for name, value in kwargs.items()}
+        bind(program, *inputs)
+        self.__setstate__(Binding(program, *inputs, coords=dict(coords or {})))
 
-    def _forget(self) -> None:
+    def __getstate__(self) -> Binding:
+        return self._bound
+
+    def __setstate__(self, bound: Binding) -> None:
+        self._bound = bound
+        # What is derived from the binding is computed when it is first needed, and is not pickled: graphs and machine
+        # code belong to the process that made them.
         self._structure: Structure | None = None
         self._family: Family | None = None
         self._targets: dict[tuple[str, torch.dtype], Target] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        kept = ("_program", "_args", "_kwargs", "_observed", "_missing", "_parameters", "_coords")
-        return {name: dict(v) if isinstance(v := getattr(self, name), MappingProxyType) else v for name in kept}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, MappingProxyType(value) if isinstance(value, dict) else value)
-        self._forget()
+    def _of(self, bound: Binding) -> Model:
+        new = object.__new__(Model)
+        new.__setstate__(bound)
+        return new
 
     @property
     def program(self) -> Callable[..., Any]:
         """The Pyro program."""
-        return self._program
+        return self._bound.program
 
     @property
     def args(self) -> tuple[Any, ...]:
         """Its positional inputs."""
-        return self._args
+        return self._bound.args
 
     @property
     def kwargs(self) -> Mapping[str, Any]:
         """Its inputs by keyword."""
-        return self._kwargs
+        return MappingProxyType(self._bound.kwargs)
 
     @property
     def observed(self) -> Mapping[str, torch.Tensor]:
         """The values given to ``observe``, by site."""
-        return self._observed
+        return MappingProxyType(self._bound.observed)
 
     @property
     def missing(self) -> Mapping[str, Missing]:
         """The missing entries of sites that are observed in part, by site."""
-        return self._missing
+        return MappingProxyType(self._bound.missing)
 
     @property
     def entries_observed(self) -> Mapping[str, NDArray[np.bool_]]:
         """Of sites that are observed in part: which entries are data."""
-        return {name: ~missing.mask.numpy() for name, missing in self._missing.items()}
+        return {name: ~missing.mask.numpy() for name, missing in self._bound.missing.items()}
 
     @property
     def parameters(self) -> Mapping[str, torch.Tensor]:
         """The values given to ``with_parameters``, by ``pyro.param`` name."""
-        return self._parameters
+        return MappingProxyType(self._bound.parameters)
 
     @property
     def coords(self) -> Coords:
         """Labels by dimension."""
-        return self._coords
+        return MappingProxyType(self._bound.coords)
 
     @property
     def name(self) -> str:
         """The program's name."""
-        return getattr(self._program, "__name__", type(self._program).__name__)
+        return name_of(self.program)
 
     @property
     def inputs(self) -> dict[str, Any]:
         """Every input by the name of the program's parameter."""
-        return dict(_bind(self._program, self._args, self._kwargs).arguments)
+        return dict(bind(self.program, self.args, self.kwargs).arguments)
 
     def labels(self, name: str, shape: Sequence[int]) -> list[Sequence[Any]]:
-        """What each position along each dimension of a site is called: coords where they fit, else numbers."""
+        """The labels of the positions along each dimension of a site: coords where they fit, otherwise numbers."""
         site = self.sites.get(name)
         dims = site.dims if site is not None and len(site.dims) == len(shape) else ("",) * len(shape)
-        known = [self._coords.get(dim, ()) for dim in dims]
+        known = [self.coords.get(dim, ()) for dim in dims]
         return [labels if len(labels) == n else range(n) for labels, n in zip(known, shape, strict=True)]
 
     def observe(self, *, missing: Literal["refuse", "latent"] = "refuse", **values: Any) -> Model:
@@ -173,21 +158,7 @@ class Model:
         """
         if missing not in ("refuse", "latent"):
             raise SettingError(problem("missing", found=repr(missing), expected="'refuse' or 'latent'"))
-        known = {site.name for site in self._sites().of("latent", "observed", "deterministic")}
-        for name in values:
-            if name not in known:
-                raise UnknownName(self._not_observable(name, known))
-        given = {name: _as_tensor(name, value) for name, value in values.items()}
-        found = {name: Missing.entries_of(value) for name, value in given.items() if missing == "latent"}
-        kept = {name: entries for name, entries in self._missing.items() if name not in given}
-        kept |= {name: entries for name, entries in found.items() if entries is not None}
-        observed = MappingProxyType({**self._observed, **given})
-        implicit = {site.name for site in self._sites().of("deterministic")} & set(given)
-        for name in kept:
-            self._insist_on_shape(name, self._sites()[name].drawn_shape, observed[name])
-        for name in implicit:
-            self._insist_on_shape(name, self._sites()[name].shape, observed[name])
-        new = self._with(_observed=observed, _missing=MappingProxyType(kept))
+        new = self._of(self._bound.with_data(self.structure, values, may_miss=missing == "latent"))
         if self._family is not None and set(values) <= set(self._family.sites):
             new._family = self._family
         return new._checked()
@@ -197,45 +168,21 @@ class Model:
 
         Values of the same shapes are inputs of what is traced. It pays for many small data sets.
         """
-        new = self._with()
+        new = self._of(self._bound)
         new._family = Family(new, new.structure, sites)
         return new
-
-    def _insist_on_shape(self, name: str, shape: tuple[int, ...], value: torch.Tensor) -> None:
-        if tuple(value.shape) != shape:
-            raise ModelError(
-                problem(f"site {name!r}", found=f"an observed value of shape {tuple(value.shape)}", expected=f"{shape}")
-            )
-
-    def _not_observable(self, name: str, known: set[str]) -> str:
-        role = self.sites[name].role if name in self.sites else ""
-        if role:
-            kind = "a parameter" if role == "parameter" else "a factor"
-            hint = did_you_mean(name, known)
-            return f"observe: {name!r} is {kind} in program {self.name!r}; expected a site that is drawn; {hint}"
-        return f"observe: program {self.name!r} has no site {name!r}; {did_you_mean(name, known)}"
 
     def with_inputs(self, *args: Any, **kwargs: Any) -> Model:
         """The same program and observations with the inputs given here replaced, the others kept.
 
         Labels of dimensions that have another length now are dropped.
         """
-        signature = _signature(self._program)
-        before, after = _bind(self._program, self._args, self._kwargs), _bind(self._program, args, kwargs, partial=True)
-        merged = {**before.arguments, **after.arguments}
-        for name, parameter in signature.parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                merged[name] = {**before.arguments.get(name, {}), **after.arguments.get(name, {})}
-        bound = inspect.BoundArguments(signature, OrderedDict(merged))
-        fresh = Model(self._program, *bound.args, **bound.kwargs)
+        before, after = bind(self.program, self.args, self.kwargs), bind(self.program, args, kwargs, partial=True)
+        merged = replaced(before, after)
+        fresh = Model(self.program, *merged.args, **merged.kwargs)
         sizes = fresh.structure.sizes
-        coords = {dim: labels for dim, labels in self._coords.items() if len(labels) == sizes.get(dim, len(labels))}
-        return fresh._with(
-            _observed=self._observed,
-            _missing=self._missing,
-            _parameters=self._parameters,
-            _coords=MappingProxyType(coords),
-        )
+        coords = {dim: labels for dim, labels in self.coords.items() if len(labels) == sizes.get(dim, len(labels))}
+        return self._of(replace(self._bound, args=fresh.args, kwargs=dict(fresh.kwargs), coords=coords))
 
     def with_coords(self, coords: Coords) -> Model:
         """The same model with these labels of dimensions; other dimensions keep theirs.
@@ -245,16 +192,16 @@ class Model:
         """
         for found in problems_of_labels(self.structure.sizes, coords):
             raise ModelError(str(found))
-        return self._with(_coords=MappingProxyType({**self._coords, **coords}))
+        return self._of(replace(self._bound, coords={**self._bound.coords, **coords}))
 
     def with_program(self, program: Callable[..., Any]) -> Model:
         """Another program on the same inputs, or on none if it takes none; nothing is observed."""
-        takes_none = not _signature(program).parameters
-        return Model(program) if takes_none else Model(program, *self._args, coords=self._coords, **self._kwargs)
+        takes_none = not signature_of(program).parameters
+        return Model(program) if takes_none else Model(program, *self.args, coords=self.coords, **self.kwargs)
 
     def rewritten(self, program: Callable[..., Any]) -> Model:
         """The same model by another program of the same sites and inputs."""
-        return self._with(_program=program)
+        return self._of(replace(self._bound, program=program))
 
     def with_parameters(self, values: Mapping[str, torch.Tensor]) -> Model:
         """The same program with ``pyro.param`` statements (those of its modules too) held at values, by name.
@@ -263,50 +210,25 @@ class Model:
             UnknownName: the program has no such parameter.
             ModelError: a value has another shape than the parameter.
         """
-        known = {site.name: site for site in self._sites().of("parameter")}
-        for name, value in values.items():
-            if name not in known:
-                raise UnknownName(
-                    f"with_parameters: program {self.name!r} has no parameter {name!r}; {did_you_mean(name, known)}"
-                )
-            if tuple(value.shape) != known[name].shape:
-                raise ModelError(
-                    problem(
-                        f"parameter {name!r}",
-                        found=f"shape {tuple(value.shape)}",
-                        expected=f"that of the program, {known[name].shape}",
-                    )
-                )
-        frozen = {name: value.detach().clone() for name, value in values.items()}
-        return self._with(_parameters=MappingProxyType({**self._parameters, **frozen}))
+        return self._of(self._bound.with_parameters(self.structure, values))
 
     def unobserved(self, *names: str) -> Model:
         """The same program and inputs without the values given to ``observe``, or without those of some sites."""
-        gone = set(names or self._observed)
-        kept, missing = ({k: v for k, v in of.items() if k not in gone} for of in (self._observed, self._missing))
-        return self._with(_observed=MappingProxyType(kept), _missing=MappingProxyType(missing))
+        return self._of(self._bound.without_data(names or tuple(self.observed)))
 
     @property
     def implicit(self) -> tuple[str, ...]:
         """The sites without a density that were given a value: what a generator's output is compared with."""
-        return tuple(site.name for site in self._sites().of("deterministic") if site.name in self._observed)
-
-    def _with(self, **changes: Any) -> Model:
-        new = object.__new__(Model)
-        new.__setstate__({**self.__getstate__(), **changes})
-        return new
+        return tuple(site.name for site in self.structure.of("deterministic") if site.name in self.observed)
 
     @property
     def sites(self) -> dict[str, Site]:
         """Every site by name: role, support, shape, event_dim, plates, enumerable."""
-        return {site.name: site for site in self._sites().sites}
+        return {site.name: site for site in self.structure.sites}
 
     @property
     def structure(self) -> Structure:
         """The sites in program order, with parameters and observations."""
-        return self._sites()
-
-    def _sites(self) -> Structure:
         with PROGRAM_LOCK:
             if self._structure is None:
                 self._structure = discover(self)
@@ -317,9 +239,9 @@ class Model:
 
         Returns an empty list for a model without problems. Costs one run of the program.
         """
-        structure = self._sites()
+        structure = self.structure
         doubtful = any(site.impossible for site in structure.observable)
-        return problems_of(structure, self.inputs, self._observed, self._coords, parents_of(self) if doubtful else None)
+        return problems_of(structure, self.inputs, self.observed, self.coords, parents_of(self) if doubtful else None)
 
     def _checked(self) -> Model:
         for found in self.check():
@@ -338,7 +260,7 @@ class Model:
         """The log densities of this model; traced once and kept."""
         with PROGRAM_LOCK:
             if (engine, dtype) not in self._targets:
-                known = self._sites() if dtype == torch.float64 and not self._sites().parameters else None
+                known = self.structure if dtype == torch.float64 and not self.structure.parameters else None
                 made = Target(self, engine=engine, dtype=dtype, structure=known, family=self._family)
                 self._targets[engine, dtype] = made
             return self._targets[engine, dtype]
@@ -369,50 +291,9 @@ class Model:
         """
         positive_int(num_samples=num_samples)
         checked = self._checked()
-        insist_on_memory(checked.structure, num_samples)
+        require_memory(checked.structure, num_samples)
         return checked.target(engine).simulate({}, num_samples, seed_sequence(seed))
 
     def __repr__(self) -> str:
-        shown = ", ".join(sorted(self._observed)) or "nothing"
+        shown = ", ".join(sorted(self.observed)) or "nothing"
         return f"Model({self.name}, observed: {shown})"
-
-
-def as_input(value: Any) -> Any:
-    """Arrays of any library as tensors; everything else as it is."""
-    if isinstance(value, torch.Tensor) or not hasattr(value, "__array__"):
-        return value
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        return value
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of read-only arrays; a copy is made right after
-        return torch.as_tensor(array).clone()
-
-
-def _as_tensor(name: str, value: Any) -> torch.Tensor:
-    value = as_input(value)
-    try:
-        tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value)).clone()
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"site {name!r}: found {type(value).__name__}; expected numbers ({error})") from error
-    if tensor.is_complex():
-        raise ModelError(problem(f"site {name!r}", found="complex numbers", expected="real ones"))
-    return tensor.detach().to(torch.get_default_dtype() if tensor.dtype == torch.bool else tensor.dtype)
-
-
-def _signature(program: Callable[..., Any]) -> inspect.Signature:
-    try:
-        return inspect.signature(program)
-    except ValueError:  # a builtin without one
-        return inspect.signature(lambda *args, **kwargs: None)
-
-
-def _bind(
-    program: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, partial: bool = False
-) -> inspect.BoundArguments:
-    signature = _signature(program)
-    try:
-        return (signature.bind_partial if partial else signature.bind)(*args, **kwargs)
-    except TypeError as error:
-        name = getattr(program, "__name__", type(program).__name__)
-        raise TypeError(f"Model: the inputs do not fit {name}{signature}: {error}") from error

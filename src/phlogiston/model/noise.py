@@ -15,7 +15,8 @@ from phlogiston.engine.program.noisy_output import measured as measuring
 from phlogiston.engine.program.plates import data_plate
 from phlogiston.engine.program.sites import Site
 from phlogiston.errors import ModelError, SettingError, UnknownName, UnsupportedModel, did_you_mean, problem
-from phlogiston.model.model import Model, as_input
+from phlogiston.model.inputs import as_input
+from phlogiston.model.model import Model
 from phlogiston.model.resize import axis, depth, resized
 
 Noise = float | Distribution | Callable[[torch.Tensor], Any]

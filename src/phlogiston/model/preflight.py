@@ -232,7 +232,7 @@ def _problems_of_latent(site: Site) -> list[Problem]:
     return problems
 
 
-def insist_on_memory(structure: Structure, num_samples: int) -> None:
+def require_memory(structure: Structure, num_samples: int) -> None:
     """Refuse draws of every site that the machine has no room for; a plate of images makes a thousand of them huge.
 
     Raises:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import os
 import random
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from numbers import Integral
 from pathlib import Path
@@ -112,6 +113,20 @@ def quiet(*names: str) -> Iterator[None]:
 def is_users_file(path: str) -> bool:
     """Whether a file of Python code belongs neither to a library nor to Python nor to this package."""
     return not path.startswith((*_LIBRARIES, "<frozen"))
+
+
+def name_of(program: Any) -> str:
+    """The name of a program for messages: its own, or that of its class."""
+    name: str = getattr(program, "__name__", type(program).__name__)
+    return name
+
+
+def signature_of(program: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a program; a builtin that has none is taken to accept anything."""
+    try:
+        return inspect.signature(program)
+    except ValueError:
+        return inspect.signature(lambda *args, **kwargs: None)
 
 
 def seed_sequence(seed: int | np.random.SeedSequence | None) -> np.random.SeedSequence:

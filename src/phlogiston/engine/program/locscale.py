@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,7 +11,7 @@ from pyro.infer.reparam import AutoReparam, LocScaleReparam
 from pyro.poutine.reparam_messenger import ReparamMessenger
 
 from phlogiston.engine.program import handlers
-from phlogiston.engine.program.isolate import isolated
+from phlogiston.engine.program.isolate import isolated, name_of, signature_of
 from phlogiston.engine.program.sites import Bound, Structure, run
 from phlogiston.errors import ProgramError
 
@@ -88,9 +87,9 @@ class Recentred:
     def __init__(self, program: Callable[..., Any], centred: Mapping[str, float | torch.Tensor | None]) -> None:
         self.program, self.centred = program, dict(centred)
         self.__wrapped__ = program
-        self.__name__ = getattr(program, "__name__", type(program).__name__)
+        self.__name__ = name_of(program)
         self.__code__ = getattr(program, "__code__", None)
-        self.__signature__ = _signature(program)
+        self.__signature__ = signature_of(program)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program in its other coordinates."""
@@ -99,13 +98,6 @@ class Recentred:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Recentred, (self.program, self.centred)
-
-
-def _signature(program: Callable[..., Any]) -> inspect.Signature:
-    try:
-        return inspect.signature(program)
-    except ValueError:  # a builtin without one
-        return inspect.signature(lambda *args, **kwargs: None)
 
 
 class _Recentre(ReparamMessenger):

@@ -16,7 +16,7 @@ import torch
 from pyro import poutine
 
 from phlogiston.engine.program import handlers
-from phlogiston.engine.program.isolate import is_users_file, isolated
+from phlogiston.engine.program.isolate import is_users_file, isolated, name_of
 from phlogiston.engine.program.sites import Bound, Structure, run, score
 from phlogiston.errors import ModelError, problem
 
@@ -27,7 +27,7 @@ _STATES: dict[str, Callable[[], Any]] = {
 }
 
 
-def insist_on_repeatable(bound: Bound, structure: Structure, dtype: torch.dtype = torch.float64) -> None:
+def require_repeatable(bound: Bound, structure: Structure, dtype: torch.dtype = torch.float64) -> None:
     """Run the program twice with the same values at its sites and other seeds, and insist on the same density.
 
     Raises:
@@ -42,7 +42,6 @@ def insist_on_repeatable(bound: Bound, structure: Structure, dtype: torch.dtype 
         if not changed and not seeded:
             return
         where, generator = _first_change(bound, structure, values)
-    name = getattr(bound.program, "__name__", type(bound.program).__name__)
     if changed:
         found = f"{generator or 'something outside of its sites'} at work, so that the density of site {changed[0]!r} "
         found += "at the same values is another one in each run"
@@ -51,7 +50,7 @@ def insist_on_repeatable(bound: Bound, structure: Structure, dtype: torch.dtype 
     else:
         found = "a seed that the program sets for torch's global generator, so that all prior draws are the same"
         expected, fix = "no seeds within the program", "ph.infer(..., seed=0)"
-    raise ModelError(problem(f"program {name!r}{where}", found=found, expected=expected, fix=fix))
+    raise ModelError(problem(f"program {name_of(bound.program)!r}{where}", found=found, expected=expected, fix=fix))
 
 
 def _scored(

@@ -12,7 +12,8 @@ import torch
 from phlogiston.engine.learning.element_terms import ElementTerms
 from phlogiston.engine.program.isolate import as_int, isolated, spawn
 from phlogiston.errors import ModelError, UnsupportedModel, problem
-from phlogiston.model.model import Model, as_input
+from phlogiston.model.inputs import as_input
+from phlogiston.model.model import Model
 from phlogiston.training.amortised.guide import AmortizedGuide
 
 _HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
