@@ -36,6 +36,6 @@ def test_a_sequence_of_any_length_is_scored_and_predicted() -> None:
         found = model.target().log_joint({"m": torch.tensor(m, dtype=torch.float64)})
         prior = -0.5 * (m - 1.0) ** 2 - 0.5 * np.log(2.0 * np.pi)
         assert float(found) == pytest.approx(forward(m) + prior, rel=1e-6)
-    post = ph.infer(model, "laplace", num_samples=50, seed=0, progress=False)
-    assert post.predict()["y"].shape == (1, 50, 9)
+    post = ph.infer(model, "laplace", num_samples=500, seed=0, progress=False)
+    assert post.predict()["y"].shape == (1, 500, 9)
     assert post.diagnose().checks
