@@ -251,3 +251,16 @@ def test_gradients_stay_off_in_a_context() -> None:
 
     _, grad = ph.Model(program).target("graph").value_and_grad(torch.tensor([[0.5]]))
     assert float(grad) == pytest.approx(-0.5 + 2.5, rel=1e-6)
+
+
+def test_masked_entries_of_an_interval_are_scored_without_a_word() -> None:
+    def program() -> None:
+        with pyro.plate("i", 3), poutine.mask(mask=torch.tensor([True, False, True])):
+            z = pyro.sample("z", dist.Uniform(-1.0, 1.5))
+            pyro.sample("y", dist.Normal(z, 1.0), obs=torch.zeros(3))
+
+    model = ph.Model(program)
+    assert not model.check()
+    value, grad = model.target().value_and_grad(torch.tensor([[0.3, 0.1, -0.2]], dtype=torch.float64))
+    assert torch.isfinite(value).all()
+    assert torch.isfinite(grad).all()

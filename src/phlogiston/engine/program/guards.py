@@ -172,7 +172,8 @@ def _with_constants(fn: Any, counts: torch.Tensor) -> Any:
             fits = depth >= 0 and value.batch_shape[: len(fn.batch_shape)] == fn.batch_shape
             kept[name] = _with_constants(value, _for_events(counts, depth)) if fits else value
         elif name in constraints and isinstance(value, torch.Tensor) and value.is_floating_point():
-            kept[name] = _with_constant(value, constraints[name], counts)
+            # Constants rise from parameter to parameter: the upper end of an interval has to lie above the lower one.
+            kept[name] = _with_constant(value, constraints[name], counts, float(len(kept)))
         elif not isinstance(getattr(type(fn), name, None), lazy_property):
             kept[name] = value
     new.__dict__.clear()
@@ -180,10 +181,10 @@ def _with_constants(fn: Any, counts: torch.Tensor) -> Any:
     return new
 
 
-def _with_constant(value: torch.Tensor, constraint: Any, counts: torch.Tensor) -> torch.Tensor:
+def _with_constant(value: torch.Tensor, constraint: Any, counts: torch.Tensor, at: float) -> torch.Tensor:
     try:
         onto, depth = transform_to(constraint), constraint.event_dim
-        constant = onto(torch.zeros(onto.inverse_shape(value.shape), dtype=value.dtype, device=value.device))
+        constant = onto(torch.full(onto.inverse_shape(value.shape), at, dtype=value.dtype, device=value.device))
     except NotImplementedError:  # a constraint that depends on other parameters
         return value
     return torch.where(_for_events(counts, depth), value, constant)
