@@ -255,7 +255,7 @@ def test_gradients_stay_off_in_a_context() -> None:
 
 def test_masked_entries_of_an_interval_are_scored_without_a_word() -> None:
     def program() -> None:
-        with pyro.plate("i", 3), poutine.mask(mask=torch.tensor([True, False, True])):
+        with pyro.plate("i", 3), pyro.poutine.mask(mask=torch.tensor([True, False, True])):
             z = pyro.sample("z", dist.Uniform(-1.0, 1.5))
             pyro.sample("y", dist.Normal(z, 1.0), obs=torch.zeros(3))
 
