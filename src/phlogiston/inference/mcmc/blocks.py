@@ -218,17 +218,21 @@ def _without_model(task: Task) -> Callable[..., Task]:
     return functools.partial(Task, **named)
 
 
-def _by_executor(tasks: Sequence[Task], executor: Executor, bar: Any, warmup: int) -> list[BlockResult]:
-    """Results in the order of the tasks; after Ctrl-C those of blocks that had begun to sample."""
+def _submitted(tasks: Sequence[Task], executor: Executor, stop: Path) -> dict[Future[bytes | None], Task]:
     model = cloudpickle.dumps(tasks[0].model)
+    try:
+        return {
+            executor.submit(_elsewhere, model, cloudpickle.dumps(_without_model(task)), stop): task for task in tasks
+        }
+    except BrokenProcessPool as error:
+        raise WorkerDied("a worker of this executor ended earlier; write: a new ProcessPoolExecutor") from error
+
+
+def _by_executor(tasks: Sequence[Task], executor: Executor, bar: Any, warmup: int) -> list[BlockResult]:
+    """Return results in the order of the tasks; after Ctrl-C, those of blocks that had begun to sample."""
     with tempfile.TemporaryDirectory(prefix="phlogiston-") as folder:
         stop = Path(folder) / "stop"
-        futures: dict[Future[bytes | None], Task] = {}
-        try:
-            for task in tasks:
-                futures[executor.submit(_elsewhere, model, cloudpickle.dumps(_without_model(task)), stop)] = task
-        except BrokenProcessPool as error:
-            raise WorkerDied("a worker of this executor ended earlier; write: a new ProcessPoolExecutor") from error
+        futures = _submitted(tasks, executor, stop)
         processes = dict(getattr(executor, "_processes", None) or {})
         try:
             for future in as_completed(futures):

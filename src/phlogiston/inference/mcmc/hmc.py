@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,24 +50,27 @@ def step(x: Array, momentum: Array, grad: Array, kick: float, drift: float) -> N
         kick_and_drift(x[d], momentum[d], grad[d], kick, drift)
 
 
+class Points(NamedTuple):
+    """Positions and gradients of C chains, ``[D, C]`` each."""
+
+    x: Array
+    grad: Array
+
+
 @jit
-def accept(
-    words: Words, old: Array, new: Array, momentum: Array, old_grad: Array, new_grad: Array, lp: Array, row: Array
-) -> None:
-    """Metropolis: take ``new`` for ``old`` chain by chain, or put ``old`` into ``new``.
+def accept(words: Words, old: Points, new: Points, momentum: Array, lp: Array, row: Array) -> None:
+    """Metropolis test of each chain: replace ``old`` by ``new`` where it is accepted.
 
     Args:
         words: random streams ``[C, 4]``.
-        old: positions ``[D, C]`` at the start; on return the chains' states.
-        new: positions at the end; unchanged.
+        old: at the start; on return the states of the chains.
+        new: at the end; unchanged.
         momentum: at the end, ``[D, C]``.
-        old_grad: gradient at ``old``; on return that of the chains' states.
-        new_grad: gradient at ``new``.
         lp: ``[3, C]``: log density at ``old`` (on return of the chains' states), at ``new``, energy at the start.
         row: statistics ``[4, C]``, filled.
     """
-    dim = old.shape[0]
-    for c in range(old.shape[1]):
+    dim = old.x.shape[0]
+    for c in range(old.x.shape[1]):
         kinetic = 0.0
         for d in range(dim):
             kinetic += 0.5 * momentum[d, c] * momentum[d, c]
@@ -79,7 +82,7 @@ def accept(
         if taken:
             lp[0, c] = lp[1, c]
             for d in range(dim):
-                old[d, c], old_grad[d, c] = new[d, c], new_grad[d, c]
+                old.x[d, c], old.grad[d, c] = new.x[d, c], new.grad[d, c]
         row[0, c], row[1, c], row[2, c], row[3, c] = lp[0, c], energy if taken else lp[2, c], rate, not sound
 
 
@@ -292,5 +295,5 @@ class _Run:
         step(self.moved, self.momentum, grad, 0.5 * eps, 0.0)
         self._lp[1] = value.numpy()
         row = np.empty((len(STATS), self.chains))
-        accept(self.words, self.x, self.moved, self.momentum, self.grad, grad, self._lp, row)
+        accept(self.words, Points(self.x, self.grad), Points(self.moved, grad), self.momentum, self._lp, row)
         return row

@@ -27,12 +27,13 @@ from phlogiston.inference.mcmc.adaptation import (
 from phlogiston.inference.mcmc.blocks import Drawn, Report, State
 from phlogiston.inference.mcmc.precompile import Wait
 from phlogiston.inference.mcmc.trees import (
-    CAUTION,
     COUNT,
     FILLED,
     LP,
     STATS,
-    TROUBLE,
+    STEP_FACTOR,
+    STUCK_RATE,
+    Rows,
     Trees,
     Z,
     advance,
@@ -112,49 +113,51 @@ class NutsBlock:
         return taken
 
     def _warm_up_window(self, run: _Run, window: Window, report: Report) -> None:
-        rows, trees, depth = 2 * window.transitions, run.trees, min(window.max_depth, self.max_tree_depth)
-        draws, stats = run.rows(rows)
-        grads = np.empty_like(draws)
+        trees, depth = run.trees, min(window.max_depth, self.max_tree_depth)
+        rows = run.rows(2 * window.transitions, with_grads=True)
         search = StepSearch(run.step_size, self.target_accept_prob)
-        done, ended, heard, accepted, diverged, wanted = 0, 0, 0, 0.0, 0, window.transitions * run.chains
+        done, ended, num_counted, accepted, diverged = 0, 0, 0, 0.0, 0
+        wanted = window.transitions * run.chains
         while done < wanted:
-            n, usual, rate, bad = advance(trees, *run.evaluate(), search.step_size, depth, draws, stats, grads)
-            ended, heard, accepted, diverged = ended + n, heard + usual, accepted + rate, diverged + bad
-            # One update a round, when all have been heard: those that finish first are those that fared badly.
+            n, at_common_step, rate, bad = advance(trees, *run.evaluate(), search.step_size, depth, rows)
+            ended, num_counted = ended + n, num_counted + at_common_step
+            accepted, diverged = accepted + rate, diverged + bad
+            # Update the step size once per round, after every chain has finished a transition. Short trajectories
+            # finish first and have the worst acceptance rates, so updating as chains finish would bias it.
             if ended >= run.chains and (done or trees.ints[:, COUNT].min() > 0):
-                search.update(accepted / heard if heard else 0.0)
+                search.update(accepted / num_counted if num_counted else 0.0)
                 report(min(ended, wanted - done), search.step_size, diverged)
-                done, ended, heard, accepted, diverged = done + ended, 0, 0, 0.0, 0
+                done, ended, num_counted, accepted, diverged = done + ended, 0, 0, 0.0, 0
         run.step_size = search.average
         lost = run.relocate() if window.learns and self.relocates else np.empty(0, int)
         at = scaled(torch.from_numpy(trees.vectors[:, Z].T), run.scale)
         if window.learns:
             count = trees.ints[:, FILLED, None]
-            filled = (np.arange(rows) < count) & (np.arange(rows) >= count // 3)  # not the way to where they are
-            filled[lost] = False
-            seen = scaled(torch.from_numpy(draws[filled].T), run.scale).mT.numpy()
-            slopes = unscaled_back(torch.from_numpy(grads[filled].T), run.scale).mT.numpy()
+            row = np.arange(rows.draws.shape[1])
+            kept = (row < count) & (row >= count // 3)  # the first third may still be on its way to the typical set
+            kept[lost] = False
+            seen = scaled(torch.from_numpy(rows.draws[kept].T), run.scale).mT.numpy()
+            slopes = unscaled_back(torch.from_numpy(rows.grads[kept].T), run.scale).mT.numpy()
             run.scale = learnt_scale(seen, slopes, run.scale)
         trees.front[:] = unscaled(at, run.scale).numpy()
 
     def sample(self, density: ChainDensity, state: State, num_samples: int, report: Report) -> Drawn:
         """So many draws of every chain; in place, so that the next call goes on where this one ended."""
         run = _Run(density, state)
-        draws, stats = run.rows(num_samples)
+        rows = run.rows(num_samples, with_grads=False)
         run.trees.ints[:, FILLED] = 0
-        interrupted = _fill(run, self.max_tree_depth, draws, stats, report)
-        u = scaled_rows(torch.from_numpy(draws.reshape(-1, draws.shape[-1])), run.scale)
-        named = {name: _typed(name, stats[:, :, i]) for i, name in enumerate(STATS)}
-        return Drawn(u.reshape(draws.shape), named, run.trees.ints[:, FILLED].copy(), interrupted)
+        interrupted = _fill(run, self.max_tree_depth, rows, report)
+        u = scaled_rows(torch.from_numpy(rows.draws.reshape(-1, rows.draws.shape[-1])), run.scale)
+        named = {name: _typed(name, rows.stats[:, :, i]) for i, name in enumerate(STATS)}
+        return Drawn(u.reshape(rows.draws.shape), named, run.trees.ints[:, FILLED].copy(), interrupted)
 
 
-def _fill(run: _Run, depth: int, draws: Array, stats: Array, report: Report) -> bool:
-    """Sample until every row is filled, or until Ctrl-C (True)."""
-    no_grads = np.empty((run.chains, 0, draws.shape[-1]), draws.dtype)
-    done, since, diverged, wanted = 0, 0, 0, draws.shape[0] * draws.shape[1]
+def _fill(run: _Run, depth: int, rows: Rows, report: Report) -> bool:
+    """Sample until every row is filled; return True if Ctrl-C ended it before."""
+    done, since, diverged, wanted = 0, 0, 0, rows.draws.shape[0] * rows.draws.shape[1]
     try:
         while done < wanted:
-            ended, _, _, bad = advance(run.trees, *run.evaluate(), run.step_size, depth, draws, stats, no_grads)
+            ended, _, _, bad = advance(run.trees, *run.evaluate(), run.step_size, depth, rows)
             done, since, diverged = done + ended, since + ended, diverged + bad
             if since >= 10 * run.chains or done == wanted:
                 report(since, run.step_size, diverged)
@@ -195,10 +198,11 @@ class _Run:
     def step_size(self, value: float) -> None:
         self._state["step_size"] = np.asarray(value)
 
-    def rows(self, count: int) -> tuple[Array, Array]:
-        """Room for so many draws of each chain, and for their statistics."""
+    def rows(self, count: int, *, with_grads: bool) -> Rows:
+        """Room for ``count`` draws of each chain and their statistics, and for gradients where wanted."""
         dim, dtype = self.trees.front.shape[0], self.trees.front.dtype
-        return np.empty((self.chains, count, dim), dtype), np.zeros((self.chains, count, len(STATS)))
+        grads = np.empty((self.chains, count if with_grads else 0, dim), dtype)
+        return Rows(np.empty((self.chains, count, dim), dtype), np.zeros((self.chains, count, len(STATS))), grads)
 
     def evaluate(self) -> tuple[Array, Array]:
         value, grad = self._density.evaluate(self._front, *self._scale)
@@ -209,7 +213,7 @@ class _Run:
         return value.numpy(), grad.numpy()
 
     def relocate(self) -> Array:
-        """Put chains that are lost on others; which these were.
+        """Move stuck chains to the positions of healthy ones; return the indices of the moved chains.
 
         A chain is lost at a density so far below that of the others that a region a hundred times as wide in every
         direction would hold next to nothing of the posterior, or at one far below where it has to go in smaller steps
@@ -219,12 +223,12 @@ class _Run:
         below = np.median(lp) - lp
         low = below > 20.0 + dim
         hopeless = below > 20.0 + dim * (1.0 + math.log(100.0))
-        lost = np.flatnonzero(hopeless | (low & (self.trees.reals[:, CAUTION] < 1.0)))
+        lost = np.flatnonzero(hopeless | (low & (self.trees.reals[:, STEP_FACTOR] < 1.0)))
         sound = np.flatnonzero(~low)
         if not lost.size or sound.size < CROWD // 2:
             return np.empty(0, int)
         self.trees.vectors[lost, Z] = self.trees.vectors[sound[np.arange(lost.size) % sound.size], Z]
-        self.trees.reals[lost, TROUBLE] = 0.0
+        self.trees.reals[lost, STUCK_RATE] = 0.0
         self._state["relocated"] = self._state["relocated"] + lost.size
         return lost
 

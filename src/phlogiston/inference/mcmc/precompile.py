@@ -52,5 +52,6 @@ def compile_trees(dtype: str) -> None:
     value, grad = np.zeros(0, dtype), np.zeros((1, 0), dtype)
     fill_normals(states.words, grad.T.copy())
     trees.place(states, value, grad, 1.0)
-    rows = np.zeros((0, 1, 1), dtype)
-    trees.advance(states, value, grad, 1.0, 1, rows, np.zeros((0, 1, len(trees.STATS))), rows)
+    draws = np.zeros((0, 1, 1), dtype)
+    rows = trees.Rows(draws, np.zeros((0, 1, len(trees.STATS))), draws)
+    trees.advance(states, value, grad, 1.0, 1, rows)

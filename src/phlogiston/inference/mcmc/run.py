@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -57,12 +57,13 @@ def to_values(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How chains are run, whatever advances them.
+class ChainRun:
+    """Which sampler runs how many chains, and how.
 
-    ``setup`` and ``to_values`` differ from the defaults where the state of a chain is not a point on the continuum.
+    ``setup`` and ``to_values`` differ from the defaults where the state of a chain is not a vector of real numbers.
     """
 
+    sampler: Sampler
     num_samples: int
     num_chains: int
     chains_per_block: int
@@ -77,37 +78,30 @@ class Plan:
 def run_chains(
     method: Any,
     model: Model,
-    sampler: Sampler,
-    plan: Plan,
+    run: ChainRun,
     *,
     seed: int | None,
     progress: bool,
     executor: Executor | None,
     resume_from: Posterior | None,
 ) -> Result:
-    """Run (or go on with) all chains in blocks and join their draws."""
+    """Run all chains in blocks, from the start or from an earlier posterior, and join their draws."""
     name = registry.name_of(method)
-    states = None if resume_from is None else _states(model, resume_from, name, plan)
+    states = None if resume_from is None else _states(model, resume_from, name, run)
     if resume_from is not None:
         seed = resume_from.seed
-    chain_seeds, (starting, recovering) = seeds_of(seed, plan.num_chains)
-    engine = plan.engine
-    if resume_from is not None and engine == "auto":  # machine code rounds otherwise than the graph
-        engine = cast(Tier, resume_from.engine.split()[0])
-    target = model.target(plan.engine, DTYPES[plan.dtype])
-    if resume_from is None and plan.setup is on_the_continuum:
+    chain_seeds, (starting, recovering) = seeds_of(seed, run.num_chains)
+    target = model.target(run.engine, DTYPES[run.dtype])
+    if resume_from is not None and run.engine == "auto":  # compiled code and the graph round differently
+        run = replace(run, engine=cast(Tier, resume_from.engine.split()[0]))
+    if resume_from is None and run.setup is on_the_continuum:
         refuse_improper(model, target, starting)
-    tasks = _tasks(model, sampler, plan, chain_seeds, starting, states, engine)
+    tasks = _tasks(model, run, chain_seeds, starting, states)
     results = equal_lengths(run_blocks(tasks, executor, label=name, progress=progress))
     u = torch.cat([result.drawn.u for result in results])
-    stats = {
-        key: torch.from_numpy(np.concatenate([result.drawn.stats[key] for result in results]))
-        for key in results[0].drawn.stats
-    }
-    if resume_from is not None:
-        stats = {key: torch.cat([resume_from.stats[key].to(value.dtype), value], 1) for key, value in stats.items()}
+    stats = _joined_stats(results, resume_from)
     return Result(
-        draws=plan.to_values(target, u, recovering, {} if resume_from is None else resume_from.draws),
+        draws=run.to_values(target, u, recovering, {} if resume_from is None else resume_from.draws),
         stats=stats,
         is_chain=True,
         figures=_figures(stats, results),
@@ -117,38 +111,47 @@ def run_chains(
     )
 
 
+def _joined_stats(results: list[BlockResult], before: Posterior | None) -> dict[str, torch.Tensor]:
+    """The statistics of all chains, after those of an earlier posterior that is continued."""
+    stats = {
+        key: torch.from_numpy(np.concatenate([result.drawn.stats[key] for result in results]))
+        for key in results[0].drawn.stats
+    }
+    if before is None:
+        return stats
+    return {key: torch.cat([before.stats[key].to(value.dtype), value], 1) for key, value in stats.items()}
+
+
 def _tasks(
     model: Model,
-    sampler: Sampler,
-    plan: Plan,
+    run: ChainRun,
     seeds: list[np.random.SeedSequence],
     starting: np.random.SeedSequence,
     states: list[State] | None,
-    engine: Tier,
 ) -> list[Task]:
-    if isinstance(plan.initial, Mapping) and plan.num_chains > plan.chains_per_block:
+    if isinstance(run.initial, Mapping) and run.num_chains > run.chains_per_block:
         raise SettingError(
             problem(
                 "initial", found="values for several blocks", expected="one block", fix="chains_per_block=num_chains"
             )
         )
-    calls = (sampler.num_warmup + plan.num_samples) * plan.steps_per_draw
-    firsts = range(0, plan.num_chains, plan.chains_per_block)
+    calls = (run.sampler.num_warmup + run.num_samples) * run.steps_per_draw
+    firsts = range(0, run.num_chains, run.chains_per_block)
     return [
         Task(
             model=model,
-            sampler=sampler,
-            engine=engine,
-            dtype=DTYPES[plan.dtype],
+            sampler=run.sampler,
+            engine=run.engine,
+            dtype=DTYPES[run.dtype],
             first_chain=first,
-            chains=len(seeds[first : first + plan.chains_per_block]),
+            chains=len(seeds[first : first + run.chains_per_block]),
             seed=np.random.SeedSequence(starting.entropy, spawn_key=(*starting.spawn_key, first)),
-            seeds=tuple(seeds[first : first + plan.chains_per_block]),
-            start=plan.initial,
-            num_samples=plan.num_samples,
+            seeds=tuple(seeds[first : first + run.chains_per_block]),
+            start=run.initial,
+            num_samples=run.num_samples,
             calls=calls,
             state=None if states is None else states[i],
-            setup=plan.setup,
+            setup=run.setup,
         )
         for i, first in enumerate(firsts)
     ]
@@ -166,7 +169,7 @@ def _figures(stats: Mapping[str, torch.Tensor], results: list[BlockResult]) -> d
     return figures
 
 
-def _states(model: Model, given: Any, name: str, plan: Plan) -> list[State]:
+def _states(model: Model, given: Any, name: str, run: ChainRun) -> list[State]:
     """The blocks' states in an earlier posterior.
 
     Raises:
@@ -188,13 +191,13 @@ def _states(model: Model, given: Any, name: str, plan: Plan) -> list[State]:
     for key, array in posterior.state.items():
         block, field = key.split("/", 1)
         blocks.setdefault(int(block), {})[field] = np.array(array)
-    found, wanted = sum(state["words"].shape[0] for state in blocks.values()), plan.num_chains
-    if found != wanted or blocks[0]["words"].shape[0] != min(wanted, plan.chains_per_block):
+    found, wanted = sum(state["words"].shape[0] for state in blocks.values()), run.num_chains
+    if found != wanted or blocks[0]["words"].shape[0] != min(wanted, run.chains_per_block):
         raise SettingError(
             problem(
                 "resume_from",
                 found=f"{found} chains in {len(blocks)} blocks",
-                expected=f"{wanted} chains in blocks of {plan.chains_per_block}",
+                expected=f"{wanted} chains in blocks of {run.chains_per_block}",
             )
         )
     return [blocks[i] for i in sorted(blocks)]

@@ -33,13 +33,14 @@ S_FIRST = 15  # the first momentum of the subtree
 VECTORS = 16
 
 # Columns of Trees.reals and Trees.ints.
-H_0, LOG_W, S_LOG_W, LP, S_LP, ENERGY, S_ENERGY, ACCEPT, EPS, CAUTION, TROUBLE = range(11)
+H_0, LOG_W, S_LOG_W, LP, S_LP, ENERGY, S_ENERGY, ACCEPT, EPS, STEP_FACTOR, STUCK_RATE = range(11)
 REALS = 11
 DIRECTION, DEPTH, LEAF, N_STEPS, COUNT, FILLED = range(6)
 INTS = 6
-# A chain that warm-up finds where the step of the others is refused goes on in smaller steps of its own. If it needed
-# them for most of the last transitions (``TROUBLE``, their share, averaged), it keeps them: it would not move any more.
-_LOST, _MORE_CAUTION, _MOSTLY, _MEMORY = 0.2, 0.25, 0.5, 0.95
+# During warm-up a chain whose acceptance rate falls below _LOW_RATE multiplies the common step by a factor of its own
+# (STEP_FACTOR), because the step that suits the other chains would never move it. STUCK_RATE is the fraction of recent
+# transitions that needed this. A chain above _MOSTLY keeps its small step, as it would otherwise stop moving again.
+_LOW_RATE, _REDUCTION, _MOSTLY, _MEMORY = 0.2, 0.25, 0.5, 0.95
 
 # Columns of the statistics of a draw.
 STATS = ("lp", "energy", "acceptance_rate", "n_steps", "tree_depth", "diverging", "step_size", "reached_max_treedepth")
@@ -66,7 +67,7 @@ def new_trees(words: Words, dim: int, max_depth: int, dtype: Any) -> Trees:
     """Chains without a position yet, each with its random stream, ``[C, 4]``."""
     chains = words.shape[0]
     reals = np.zeros((chains, REALS))
-    reals[:, CAUTION] = 1.0
+    reals[:, STEP_FACTOR] = 1.0
     return Trees(
         np.zeros((chains, VECTORS, dim), dtype),
         np.zeros((chains, 2, max_depth, dim), dtype),
@@ -209,8 +210,8 @@ def place(trees: Trees, value: Array, grad: Array, step_size: float) -> None:
             v[Z, d], v[Z_G, d] = trees.front[d, c], grad[d, c]
         r[LP] = value[c]
         n[COUNT] = n[FILLED] = 0
-        r[CAUTION] = min(r[CAUTION], _MORE_CAUTION) if r[TROUBLE] > _MOSTLY else 1.0
-        _begin_transition(v, r, n, trees.words[c], step_size * r[CAUTION])
+        r[STEP_FACTOR] = min(r[STEP_FACTOR], _REDUCTION) if r[STUCK_RATE] > _MOSTLY else 1.0
+        _begin_transition(v, r, n, trees.words[c], step_size * r[STEP_FACTOR])
         _begin_subtree(v, r, n, trees.words[c])
         _half_step(v, r, n)
     _collect(trees)
@@ -236,19 +237,50 @@ def _collect(trees: Trees) -> None:
                 trees.front[d, c] = trees.vectors[c, X, d]
 
 
+class Rows(NamedTuple):
+    """Where the draws of C chains go: ``draws [C, n, D]``, ``stats [C, n, len(STATS)]`` and ``grads``.
+
+    ``grads`` is ``[C, n, D]`` in warm-up, when a chain whose rows are full goes on unrecorded, and ``[C, 0, D]`` when
+    sampling, when such a chain rests.
+    """
+
+    draws: Array
+    stats: Array
+    grads: Array
+
+
 @inlined
 def _describe(stats: Array, r: Array, n: Array, turning: bool, diverging: bool) -> None:
-    """The statistics of a draw; a subtree that was given up counts as a doubling."""
+    """Write the statistics of a draw. A subtree that was abandoned counts as a doubling."""
     stats[_LP], stats[_ENERGY], stats[_ACCEPT] = r[LP], r[ENERGY], r[ACCEPT] / n[N_STEPS]
     stats[_N_STEPS], stats[_DEPTH] = n[N_STEPS], n[DEPTH] + turning
     stats[_DIVERGING], stats[_STEP_SIZE] = diverging, r[EPS]
 
 
+@inlined
+def _keep_draw(draws: Array, grads: Array, v: Array, n: Array) -> None:
+    """Copy the accepted state, in warm-up with its gradient, to the next free row of a chain."""
+    row = n[FILLED]
+    n[FILLED] += 1
+    for d in range(v.shape[1]):
+        draws[row, d] = v[Z, d]
+        if grads.shape[0] > 0:
+            grads[row, d] = v[Z_G, d]
+
+
+@inlined
+def _adapt_factor(r: Array, rate: float) -> None:
+    """Reduce the step of a chain that moved too little, or let it return to the common step."""
+    stuck = r[STEP_FACTOR] != 1.0 or rate < _LOW_RATE
+    r[STUCK_RATE] = _MEMORY * r[STUCK_RATE] + (1.0 - _MEMORY) * stuck
+    r[STEP_FACTOR] = _REDUCTION * r[STEP_FACTOR] if rate < _LOW_RATE else min(1.0, 2.0 * r[STEP_FACTOR])
+
+
 @jit
 def advance(
-    trees: Trees, value: Array, grad: Array, step_size: float, max_depth: int, draws: Array, stats: Array, grads: Array
+    trees: Trees, value: Array, grad: Array, step_size: float, max_depth: int, rows: Rows
 ) -> tuple[int, int, float, int]:
-    """Take in density and gradient at ``front``, move every chain on by one leapfrog, set ``front`` anew.
+    """Take in density and gradient at ``front``, move every chain on by one leapfrog, and set ``front`` anew.
 
     Args:
         trees: changed in place.
@@ -256,21 +288,18 @@ def advance(
         grad: ``[D, C]``.
         step_size: of transitions that begin now.
         max_depth: of trees, at most that for which there is room.
-        draws: ``[C, n, D]``, filled chain by chain.
-        stats: ``[C, n, len(STATS)]``.
-        grads: ``[C, n, D]`` in warm-up, whose chains go on unrecorded when their rows are full; ``[C, 0, D]`` when
-            sampling, where they rest.
+        rows: filled chain by chain.
 
     Returns:
-        transitions that ended in this call, how many of them with the common step size, the sum of their acceptance
-        rates, and how many diverged.
+        transitions that ended in this call, how many of them used the common step size, the sum of the acceptance
+        rates of these, and how many transitions diverged.
     """
-    ended, heard, accepted, diverged, rows = 0, 0, 0.0, 0, draws.shape[1]
-    warming_up = grads.shape[1] > 0
+    ended, num_counted, accepted, diverged = 0, 0, 0.0, 0
+    warming_up = rows.grads.shape[1] > 0
     _deliver(trees, grad)
     for c in range(trees.ints.shape[0]):
         v, r, n, words = trees.vectors[c], trees.reals[c], trees.ints[c], trees.words[c]
-        if not warming_up and n[FILLED] >= rows:
+        if not warming_up and n[FILLED] >= rows.draws.shape[1]:
             continue
         diverging = _add_leaf(v, r, n, words, value[c])
         turning = diverging or _leaf_turns(v, trees.checks[c], n)
@@ -278,29 +307,20 @@ def advance(
         complete = n[LEAF] == 1 << n[DEPTH]
         over = turning or (complete and (_merge(v, r, n, words) or n[DEPTH] >= max_depth))
         if over:
-            ended += 1
-            rate = r[ACCEPT] / n[N_STEPS]
-            diverged += diverging
-            row = n[FILLED]
-            usual = r[CAUTION] == 1.0
-            if usual:
-                heard += 1
-                accepted += rate
-            if row < rows and (usual or not warming_up):
-                n[FILLED] += 1
-                for d in range(v.shape[1]):
-                    draws[c, row, d] = v[Z, d]
-                    if warming_up:
-                        grads[c, row, d] = v[Z_G, d]
-                _describe(stats[c, row], r, n, turning, diverging)
-                stats[c, row, _REACHED] = n[DEPTH] >= max_depth
+            ended, diverged = ended + 1, diverged + diverging
+            rate, at_common_step = r[ACCEPT] / n[N_STEPS], r[STEP_FACTOR] == 1.0
+            if at_common_step:
+                num_counted, accepted = num_counted + 1, accepted + rate
+            if n[FILLED] < rows.draws.shape[1] and (at_common_step or not warming_up):
+                _describe(rows.stats[c, n[FILLED]], r, n, turning, diverging)
+                rows.stats[c, n[FILLED], _REACHED] = n[DEPTH] >= max_depth
+                _keep_draw(rows.draws[c], rows.grads[c], v, n)
             n[COUNT] += 1
             if warming_up:
-                r[TROUBLE] = _MEMORY * r[TROUBLE] + (1.0 - _MEMORY) * (not usual or rate < _LOST)
-                r[CAUTION] = _MORE_CAUTION * r[CAUTION] if rate < _LOST else min(1.0, 2.0 * r[CAUTION])
-            _begin_transition(v, r, n, words, step_size * r[CAUTION])
+                _adapt_factor(r, rate)
+            _begin_transition(v, r, n, words, step_size * r[STEP_FACTOR])
         if over or complete:
             _begin_subtree(v, r, n, words)
         _half_step(v, r, n)
     _collect(trees)
-    return ended, heard, accepted, diverged
+    return ended, num_counted, accepted, diverged

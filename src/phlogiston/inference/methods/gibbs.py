@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import non_negative_int, one_of, positive_int
 from phlogiston.inference.mcmc.gibbs import GibbsBlock, on_all_latents, values_of_all
-from phlogiston.inference.mcmc.run import Plan, run_chains
+from phlogiston.inference.mcmc.run import ChainRun, run_chains
 from phlogiston.inference.method import Needs, Result, known_start
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
@@ -102,7 +102,8 @@ class Gibbs:
         """Infer; see the class."""
         blocks = None if self.blocks is None else tuple(tuple(block) for block in self.blocks)
         sampler = GibbsBlock(num_warmup=self.num_warmup, sweeps=self.num_steps, blocks=blocks)
-        plan = Plan(
+        run = ChainRun(
+            sampler=sampler,
             num_samples=self.num_samples,
             num_chains=self.num_chains,
             chains_per_block=self.chains_per_block,
@@ -113,6 +114,4 @@ class Gibbs:
             setup=on_all_latents,
             to_values=values_of_all,
         )
-        return run_chains(
-            self, model, sampler, plan, seed=seed, progress=progress, executor=executor, resume_from=resume_from
-        )
+        return run_chains(self, model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)

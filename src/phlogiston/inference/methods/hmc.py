@@ -18,7 +18,7 @@ from phlogiston.errors import (
 )
 from phlogiston.inference.mcmc.adaptation import MassMatrix
 from phlogiston.inference.mcmc.hmc import HmcBlock
-from phlogiston.inference.mcmc.run import DTYPES, Plan, run_chains
+from phlogiston.inference.mcmc.run import DTYPES, ChainRun, run_chains
 from phlogiston.inference.method import Needs, Result, known_start
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
@@ -123,7 +123,8 @@ class HMC:
             num_steps=self.num_steps,
             jitter=self.jitter,
         )
-        plan = Plan(
+        run = ChainRun(
+            sampler=sampler,
             num_samples=self.num_samples,
             num_chains=self.num_chains,
             chains_per_block=self.chains_per_block,
@@ -132,6 +133,4 @@ class HMC:
             dtype=self.dtype,
             steps_per_draw=8,
         )
-        return run_chains(
-            self, model, sampler, plan, seed=seed, progress=progress, executor=executor, resume_from=resume_from
-        )
+        return run_chains(self, model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)

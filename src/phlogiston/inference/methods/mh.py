@@ -23,7 +23,7 @@ from phlogiston.inference.mcmc.custom import CustomBlock, UserProposal, on_value
 from phlogiston.inference.mcmc.gibbs import GibbsBlock, can_be_summed_out, on_all_latents, values_of_all
 from phlogiston.inference.mcmc.independence import IndependenceBlock, OnPool, Source
 from phlogiston.inference.mcmc.random_walk import WalkBlock, on_the_marginal
-from phlogiston.inference.mcmc.run import Plan, run_chains
+from phlogiston.inference.mcmc.run import ChainRun, run_chains
 from phlogiston.inference.method import Needs, Result, known_start, require
 from phlogiston.inference.particles.proposals import from_posterior, from_prior, from_program
 from phlogiston.inference.starts import Start
@@ -148,7 +148,8 @@ class MH:
         """Infer; see the class."""
         sampler, setup, to_values = self._kind(model)
         more = {} if to_values is None else {"to_values": to_values}
-        plan = Plan(
+        run = ChainRun(
+            sampler=sampler,
             num_samples=self.num_samples,
             num_chains=self.num_chains,
             chains_per_block=self.chains_per_block,
@@ -159,9 +160,7 @@ class MH:
             setup=setup,
             **more,
         )
-        return run_chains(
-            self, model, sampler, plan, seed=seed, progress=progress, executor=executor, resume_from=resume_from
-        )
+        return run_chains(self, model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)
 
     def _kind(self, model: Model) -> tuple[Sampler, Setup, Callable[..., Any] | None]:
         """The sampler, its setup, and how its draws become values."""

@@ -12,7 +12,7 @@ from phlogiston.errors import non_negative_int, one_of, open_unit_interval, posi
 from phlogiston.inference.mcmc import precompile
 from phlogiston.inference.mcmc.adaptation import MassMatrix
 from phlogiston.inference.mcmc.nuts import NutsBlock
-from phlogiston.inference.mcmc.run import DTYPES, Plan, run_chains
+from phlogiston.inference.mcmc.run import DTYPES, ChainRun, run_chains
 from phlogiston.inference.method import Needs, Result, known_start
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
@@ -108,7 +108,8 @@ class NUTS:
             mass_matrix=self.mass_matrix,
             ready=precompile.begin(self.dtype) if executor is None else None,
         )
-        plan = Plan(
+        run = ChainRun(
+            sampler=sampler,
             num_samples=self.num_samples,
             num_chains=self.num_chains,
             chains_per_block=self.chains_per_block,
@@ -117,6 +118,4 @@ class NUTS:
             dtype=self.dtype,
             steps_per_draw=8,
         )
-        return run_chains(
-            self, model, sampler, plan, seed=seed, progress=progress, executor=executor, resume_from=resume_from
-        )
+        return run_chains(self, model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)

@@ -51,6 +51,37 @@ def from_program(model: Model, guide: Model, tier: Tier) -> Proposal:
     Raises:
         ModelError: the guide observes something, or draws a site that the model has not, or of another kind or shape.
     """
+    _require_same_latents(model, guide)
+    names = [site.name for site in guide.structure.of("latent")]
+    target, source = model.target(tier), guide.target(tier)
+
+    def draw_chunk(rows: int, seed: np.random.SeedSequence) -> Values:
+        from_guide, from_model = spawn(seed, 2)
+        proposed = source.complete({}, rows, from_guide)
+        full = target.complete({name: proposed[name] for name in names}, rows, from_model)
+        log_q = proposed["log_joint"] + full.pop("log_drawn")
+        full["log_weight"] = full.pop("log_joint") - log_q
+        return full
+
+    engine = f"complete:{','.join(sorted(names))}"
+    return Proposal(_in_chunks(draw_chunk), lambda: target.engine_of(engine), target, _outside(model, guide))
+
+
+def _in_chunks(
+    draw_chunk: Callable[[int, np.random.SeedSequence], Values],
+) -> Callable[[int, np.random.SeedSequence], Iterator[Values]]:
+    """Draw any number of particles in chunks of bounded size, each with a seed of its own."""
+
+    def draw(count: int, seed: np.random.SeedSequence) -> Iterator[Values]:
+        starts = range(0, count, _CHUNK)
+        for start, child in zip(starts, spawn(seed, len(starts)), strict=True):
+            yield draw_chunk(min(_CHUNK, count - start), child)
+
+    return draw
+
+
+def _require_same_latents(model: Model, guide: Model) -> None:
+    """Refuse a guide that conditions on something, or that draws a site which the model does not have."""
     for site in guide.structure.of("observed", "factor"):
         found = "an observation" if site.role == "observed" else "a factor"
         expected = "latents alone, drawn from densities that are known"
@@ -78,26 +109,6 @@ def from_program(model: Model, guide: Model, tier: Tier) -> Proposal:
                     expected=f"{expected} ones, as in {model.name!r} ({latents[site.name].distribution})",
                 )
             )
-    names = [site.name for site in guide.structure.of("latent")]
-    target, source = model.target(tier), guide.target(tier)
-
-    def draw(count: int, seed: np.random.SeedSequence) -> Iterator[Values]:
-        starts = range(0, count, _CHUNK)
-        for start, child in zip(starts, spawn(seed, len(starts)), strict=True):
-            rows = min(_CHUNK, count - start)
-            from_guide, from_model = spawn(child, 2)
-            proposed = source.complete({}, rows, from_guide)
-            full = target.complete({name: proposed[name] for name in names}, rows, from_model)
-            log_q = proposed["log_joint"] + full.pop("log_drawn")
-            full["log_weight"] = full.pop("log_joint") - log_q
-            yield full
-
-    return Proposal(
-        draw,
-        lambda: target.engine_of(f"complete:{','.join(sorted(names))}"),
-        target,
-        _outside(model, guide),
-    )
 
 
 def _outside(model: Model, guide: Model) -> float:
@@ -127,6 +138,23 @@ def from_posterior(model: Model, posterior: Posterior, degrees: float | None, ti
         UnsupportedModel: the posterior lacks a continuous latent of the model, or a discrete one is infinite.
     """
     target = model.target(tier)
+    _require_draws(target, posterior)
+    mean, scale = _moments(target, posterior)
+
+    def draw_chunk(rows: int, seed: np.random.SeedSequence) -> Values:
+        noise, discrete = spawn(seed, 2)
+        points, log_q = _draw_density(mean, scale, degrees, rows, generator(noise))
+        log_weight = target.log_density(points) - log_q
+        values = target.constrain(points)
+        if target.structure.discrete:
+            values = target.recover_discretes({s.name: values[s.name] for s in target.structure.continuous}, discrete)
+        return {**values, "log_weight": log_weight}
+
+    return Proposal(_in_chunks(draw_chunk), lambda: target.engine_of("density"), target)
+
+
+def _require_draws(target: Target, posterior: Posterior) -> None:
+    """Refuse a posterior without draws of every continuous latent, and discrete latents without a finite support."""
     structure = target.structure
     for site in structure.of("latent"):
         if site.discrete and not site.enumerable:
@@ -148,7 +176,12 @@ def from_posterior(model: Model, posterior: Posterior, degrees: float | None, ti
         raise UnsupportedModel(
             problem("proposal", found="no continuous latent to fit a density to", expected="proposal='prior'")
         )
-    flat = {site.name: posterior.draws[site.name].flatten(0, 1).to(target.dtype) for site in structure.continuous}
+
+
+def _moments(target: Target, posterior: Posterior) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean ``[D]`` of the unconstrained draws and a Cholesky factor ``[D, D]`` of their covariance."""
+    continuous = target.structure.continuous
+    flat = {site.name: posterior.draws[site.name].flatten(0, 1).to(target.dtype) for site in continuous}
     u = target.unconstrain(flat)
     weights = torch.full((u.shape[0],), 1.0 / u.shape[0], dtype=u.dtype)
     if posterior.weights is not None:
@@ -156,23 +189,9 @@ def from_posterior(model: Model, posterior: Posterior, degrees: float | None, ti
     mean = weights @ u
     centred = u - mean
     covariance = (weights[:, None] * centred).mT @ centred
-    scale = torch.linalg.cholesky(
-        covariance + 1e-10 * covariance.diagonal().mean() * torch.eye(target.dim, dtype=u.dtype)
-    )
-
-    def draw(count: int, seed: np.random.SeedSequence) -> Iterator[Values]:
-        starts = range(0, count, _CHUNK)
-        for start, child in zip(starts, spawn(seed, len(starts)), strict=True):
-            rows = min(_CHUNK, count - start)
-            noise, discrete = spawn(child, 2)
-            points, log_q = _draw_density(mean, scale, degrees, rows, generator(noise))
-            log_weight = target.log_density(points) - log_q
-            values = target.constrain(points)
-            if structure.discrete:
-                values = target.recover_discretes({s.name: values[s.name] for s in structure.continuous}, discrete)
-            yield {**values, "log_weight": log_weight}
-
-    return Proposal(draw, lambda: target.engine_of("density"), target)
+    # The small multiple of the identity keeps the factor defined where draws are collinear.
+    ridge = 1e-10 * covariance.diagonal().mean() * torch.eye(target.dim, dtype=u.dtype)
+    return mean, torch.linalg.cholesky(covariance + ridge)
 
 
 def _draw_density(
