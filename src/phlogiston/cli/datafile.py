@@ -104,7 +104,18 @@ def _csv(path: Path) -> dict[str, Array]:
             raise DataFileError(f"{path}:{reader.line_num}: found malformed CSV: {error}") from error
     if not rows:
         return {}
-    (_, header), body = rows[0], rows[1:]
+    (_, header), *body = rows
+    _require_names(path, header)
+    for line, row in body:
+        if len(row) != len(header):
+            raise DataFileError(problem(f"{path}:{line}", found=f"{len(row)} cells", expected=f"{len(header)}"))
+    if not body:
+        raise DataFileError(problem(str(path), found="a header and no rows", expected="a row for every observation"))
+    return {name: np.asarray([_cell(path, line, name, row[i]) for line, row in body]) for i, name in enumerate(header)}
+
+
+def _require_names(path: Path, header: list[str]) -> None:
+    """Refuse a first line that is not one distinct name for every column, separated by commas."""
     if len(header) == 1 and (separator := next((s for s in ";\t|" if s in header[0]), "")):
         raise DataFileError(problem(f"{path}:1", found=f"columns separated by {separator!r}", expected="by commas"))
     if any(_number(name) is not None or not name for name in header):
@@ -113,12 +124,6 @@ def _csv(path: Path) -> dict[str, Array]:
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
         raise DataFileError(problem(f"{path}:1", found=f"two columns {twice!r}", expected="each name once"))
-    for line, row in body:
-        if len(row) != len(header):
-            raise DataFileError(problem(f"{path}:{line}", found=f"{len(row)} cells", expected=f"{len(header)}"))
-    if not body:
-        raise DataFileError(problem(str(path), found="a header and no rows", expected="a row for every observation"))
-    return {name: np.asarray([_cell(path, line, name, row[i]) for line, row in body]) for i, name in enumerate(header)}
 
 
 def _number(text: str) -> int | float | None:

@@ -48,10 +48,7 @@ def predict(
         ModelError: a latent has another shape than its draws, and not along a plate.
     """
     fitted, model = models
-    known = {site.name for site in model.structure.of("latent", "observed", "deterministic")}
-    for name in sites:
-        if name not in known:
-            raise UnknownName(f"predict: program {model.name!r} has no site {name!r}; {did_you_mean(name, known)}")
+    _require_sites(model, sites)
     rows = shape[0] * shape[1]
     resampling, shuffling, simulating, populating = spawn(seed, 4)
     # Sites that are observed in part are predicted, not kept.
@@ -62,14 +59,29 @@ def predict(
         shuffled = torch.from_numpy(generator(shuffling).permutation(picked))
         kept = {name: value[shuffled] for name, value in kept.items()}
     same = {site.name: _same_elements(site, fitted, model) for site in latents}
-    given = {name: value for name, value in kept.items() if same[name] is None}
-    if partly := {name: pairs for name, pairs in same.items() if pairs is not None and all(new for new, _ in pairs)}:
-        # Elements of a plate are independent given what is outside of it, so that those that are known may take the
-        # places of those that were drawn from the population without changing the law of the others.
-        population = model.target().simulate(given, rows, populating)
-        given |= {name: _replaced(population[name], kept[name], pairs) for name, pairs in partly.items()}
+    given = _completed(model, kept, same, populating)
     simulated = model.target().simulate(given, rows, simulating)
     return {name: simulated[name].reshape(*shape, *simulated[name].shape[1:]) for name in sites}
+
+
+def _require_sites(model: Model, sites: tuple[str, ...]) -> None:
+    known = {site.name for site in model.structure.of("latent", "observed", "deterministic")}
+    for name in sites:
+        if name not in known:
+            raise UnknownName(f"predict: program {model.name!r} has no site {name!r}; {did_you_mean(name, known)}")
+
+
+def _completed(
+    model: Model, kept: Draws, same: Mapping[str, list[Pairs] | None], seed: np.random.SeedSequence
+) -> Draws:
+    """The latents to predict from: elements that were fitted keep their values, new ones are drawn from the prior."""
+    given = {name: value for name, value in kept.items() if same[name] is None}
+    if partly := {name: pairs for name, pairs in same.items() if pairs is not None and all(new for new, _ in pairs)}:
+        # Elements of a plate are independent given everything outside the plate. Replacing some of the elements of a
+        # prior draw by their fitted values therefore leaves the distribution of the other elements correct.
+        population = model.target().simulate(given, len(next(iter(kept.values()))), seed)
+        given |= {name: _replaced(population[name], kept[name], pairs) for name, pairs in partly.items()}
+    return given
 
 
 def _replaced(drawn: torch.Tensor, kept: torch.Tensor, pairs: Sequence[Pairs]) -> torch.Tensor:
@@ -112,7 +124,7 @@ def _same_elements(site: Site, fitted: Model, model: Model) -> list[Pairs] | Non
 
 
 def _same_positions(plate: Plate, size: int, fitted: Model, model: Model) -> Pairs:
-    """Positions along a plate of the new model, and where the same elements stood among ``size`` before."""
+    """Positions along a plate of the new model, and the positions of the same elements among ``size`` before."""
     old, new = fitted.coords.get(plate.name), model.coords.get(plate.name)
     if old is not None and new is not None:
         places = {label: place for place, label in enumerate(old)}
@@ -121,11 +133,14 @@ def _same_positions(plate: Plate, size: int, fitted: Model, model: Model) -> Pai
     shared = list(range(min(plate.size, size)))
     holds_data = any(plate.name in {p.name for p in site.plates} for site in fitted.structure.of("observed"))
     if holds_data and plate.size != size:
-        for name, value in model.inputs.items():
-            before, now = _rows(fitted.inputs.get(name), size), _rows(value, plate.size)
-            if before is not None and now is not None:
-                shared = [i for i in shared if torch.equal(before[i], now[i])]
+        shared = [i for i in shared if _has_same_inputs(i, (plate.size, size), fitted, model)]
     return shared, shared
+
+
+def _has_same_inputs(i: int, sizes: tuple[int, int], fitted: Model, model: Model) -> bool:
+    """Whether row ``i`` of every input that runs along a plate, of these new and old sizes, is what it was."""
+    rows = ((_rows(fitted.inputs.get(name), sizes[1]), _rows(value, sizes[0])) for name, value in model.inputs.items())
+    return all(torch.equal(old[i], new[i]) for old, new in rows if old is not None and new is not None)
 
 
 def _rows(value: Any, size: int) -> torch.Tensor | None:

@@ -178,12 +178,12 @@ def check_modes(
         return skipped(name, "draws that differ by no more than rounding")
     shares = np.array([mask.mean() for mask in masks])
     errors = np.array([float(standard_error(mask.astype(float), None, chains=chains)) for mask in masks])
-    worth = np.array([_worth(u, mask, chains) for mask in masks])
+    sizes = [_effective_size(u, mask, chains) for mask in masks]
+    parts = zip(masks, sizes, regions, strict=True)
     try:
-        found = [region_evidence(u[m], n, density, r, rng) for m, n, r in zip(masks, worth, regions, strict=True)]
+        log_z, log_error = np.array([region_evidence(u[m], n, density, r, rng) for m, n, r in parts]).T
     except np.linalg.LinAlgError:
         return skipped(name, "a group of draws spans no volume")
-    log_z, log_error = np.array(found).T
     if not (log_error < _LOOSEST).all():
         return skipped(
             name, f"{len(regions)} groups of draws whose masses could not be found (error {log_error.max():.2f})"
@@ -192,11 +192,16 @@ def check_modes(
     z = (shares - mass) / np.maximum(np.hypot(errors, mass_error), 1e-12)
     worst = int(np.argmax(np.abs(z)))
     if abs(z[worst]) <= Z_LIMIT or abs(shares[worst] - mass[worst]) <= SMALLEST_EFFECT:
-        if errors.max() > _LOOSEST_SHARE:
-            shown = f"{len(regions)} groups of draws, whose shares are known to ± {errors.max():.2f} only"
-            return skipped(name, f"{shown}: the chains hardly cross between them")
-        return Check(name, f"{len(regions)} groups of draws, each with the share that the density gives it")
+        return _agreement(name, len(regions), errors.max())
     return failed(name, _finding(u, regions[worst], shares[worst], mass[worst], z[worst], label))
+
+
+def _agreement(name: str, count: int, error: float) -> Check:
+    """The outcome where no difference was found: a pass only if the draws could have shown one."""
+    if error > _LOOSEST_SHARE:
+        shown = f"{count} groups of draws, whose shares are known to ± {error:.2f} only"
+        return skipped(name, f"{shown}: the chains hardly cross between them")
+    return Check(name, f"{count} groups of draws, each with the share that the density gives it")
 
 
 def _fractions(log_z: Array, log_error: Array) -> tuple[Array, Array]:
@@ -205,8 +210,8 @@ def _fractions(log_z: Array, log_error: Array) -> tuple[Array, Array]:
     return mass, mass * np.sqrt(np.square(log_error) + np.square(mass * log_error).sum())
 
 
-def _worth(u: Array, mask: NDArray[np.bool_], chains: bool) -> float:
-    """How many independent draws those of a region are worth, taken as the worst of their coordinates."""
+def _effective_size(u: Array, mask: NDArray[np.bool_], chains: bool) -> float:
+    """The effective number of draws in a region: the smallest over the coordinates."""
     count = float(mask.sum())
     if not chains:
         return count

@@ -234,24 +234,39 @@ def _loo(
 
 def _doubts(posts: Mapping[str, Posterior], result: Comparison) -> list[str]:
     """What the numbers do not say by themselves."""
+    names = [name for name in result.names if result.loo[name] is not None]
+    scored = sorted(names, key=lambda name: -_elpd(result.loo[name]))
+    known = [name for name in result.names if result.log_evidence[name] is not None]
+    each = [doubt for name, post in posts.items() for doubt in _doubts_of_one(name, post, result)]
+    return [*_same_models(posts), *each, *_unclear_elpd(scored, result), *_unclear_evidence(known, scored, result)]
+
+
+def _same_models(posts: Mapping[str, Posterior]) -> list[str]:
     doubts = []
     for (one, first), (other, second) in itertools.combinations(posts.items(), 2):
         if first.model is not None and not mismatch(first.model, second, other):
             doubts.append(f"{one} and {other} are of one model: what tells them apart is chance; methods: ph.agree")
-    for name, post in posts.items():
-        if post.interrupted:
-            doubts.append(f"{name}: interrupted, so fewer draws than were asked for")
-        doubts += [f"{name}: {line}" for line in post.warnings]
-        found, left_out = result.log_evidence[name], result.loo[name]
-        if found is not None and float(found.se) > _UNSURE:
-            doubts.append(f"{name}: a log evidence with standard error {float(found.se):.2f} says little; use ph.SMC")
-        if left_out is not None and (bad := int((left_out.khat > left_out.limit).sum())):
-            doubts.append(
-                f"{name}: leave-one-out is not to be trusted for {bad} of {left_out.khat.size} observations "
-                f"(k-hat above {left_out.limit:.2f}); fit without each of them"
-            )
-    scored = [name for name in result.names if result.loo[name] is not None]
-    scored.sort(key=lambda name: -_elpd(result.loo[name]))
+    return doubts
+
+
+def _doubts_of_one(name: str, post: Posterior, result: Comparison) -> list[str]:
+    """Reasons to doubt the numbers of one posterior by themselves."""
+    doubts = [f"{name}: interrupted, so fewer draws than were asked for"] if post.interrupted else []
+    doubts += [f"{name}: {line}" for line in post.warnings]
+    found, left_out = result.log_evidence[name], result.loo[name]
+    if found is not None and float(found.se) > _UNSURE:
+        doubts.append(f"{name}: a log evidence with standard error {float(found.se):.2f} says little; use ph.SMC")
+    if left_out is not None and (bad := int((left_out.khat > left_out.limit).sum())):
+        doubts.append(
+            f"{name}: leave-one-out is not to be trusted for {bad} of {left_out.khat.size} observations "
+            f"(k-hat above {left_out.limit:.2f}); fit without each of them"
+        )
+    return doubts
+
+
+def _unclear_elpd(scored: list[str], result: Comparison) -> list[str]:
+    """Whether leave-one-out tells the best model from the next; ``scored`` has the best first."""
+    doubts = []
     if len(scored) > 1:
         size = result.loo[scored[0]].pointwise.size  # type: ignore[union-attr]
         gap = result.elpd_difference(scored[0], scored[1])
@@ -259,7 +274,12 @@ def _doubts(posts: Mapping[str, Posterior], result: Comparison) -> list[str]:
             doubts.append(f"{size} observations are few: standard errors of elpd differences are too small below 100")
         if float(gap.value) < _CLEAR * float(gap.se):
             doubts.append(f"leave-one-out does not tell {scored[0]} from {scored[1]}: they differ by {gap} nats")
-    known = [name for name in result.names if result.log_evidence[name] is not None]
+    return doubts
+
+
+def _unclear_evidence(known: list[str], scored: list[str], result: Comparison) -> list[str]:
+    """Whether the evidence tells the best model from the next, and prefers the one that leave-one-out prefers."""
+    doubts = []
     if len(known) > 1:
         factor = result.log_bayes_factor(known[0], known[1])
         if float(factor.value) < _CLEAR * float(factor.se):

@@ -140,24 +140,30 @@ def _predictive(posterior: Posterior, model: Model) -> Iterator[Block]:
     sites = [site for site in model.structure.observable if all(site.shape)]
     if not sites:
         return
-    rows = []
     prior = not any(site.improper for site in model.structure.of("latent"))
-    for site in sites[:_SITES]:
-        observed = model.structure.observations[site.name]
-        if site.missing is None:
-            for source in ("posterior", "prior") if prior else ("posterior",):
-                predicted = posterior.predict(sites=(site.name,), prior=source == "prior")[site.name].flatten(0, 1)
-                some = predicted[:: max(1, len(predicted) // _DATA_SETS)]
-                rows += [_checked(statistic, site.name, observed, some, source) for statistic in STATISTICS]
-    if rows:
+    sources = ("posterior", "prior") if prior else ("posterior",)
+    complete = [site.name for site in sites[:_SITES] if site.missing is None]
+    if rows := [row for name in complete for source in sources for row in _checks(posterior, model, name, source)]:
         head = ("statistic", "observed", "median predicted", "5 %", "95 %", "p")
         yield Text("p is the share of predicted data sets in which the statistic is larger than in the data.")
         yield Table(head, [row for row in rows if row])
-    for name in [site.name for site in sites[:_SITES]] if len(sites) > 1 else [None]:
+    yield from _pictures_of_predictions(posterior, [site.name for site in sites[:_SITES]], prior)
+
+
+def _pictures_of_predictions(posterior: Posterior, sites: list[str], prior: bool) -> Iterator[Block]:
+    for name in sites if len(sites) > 1 else [None]:
         yield from _drawn(lambda name=name: posterior.plot.predictive(name), _PREDICTED)  # type: ignore[misc]
         if prior:
             show = "What the model expected before it saw the data."
             yield from _drawn(lambda name=name: posterior.plot.predictive(name, prior=True), show)  # type: ignore[misc]
+
+
+def _checks(posterior: Posterior, model: Model, site: str, source: str) -> list[list[str]]:
+    """A row of the table of checks for every statistic of one site."""
+    predicted = posterior.predict(sites=(site,), prior=source == "prior")[site].flatten(0, 1)
+    some = predicted[:: max(1, len(predicted) // _DATA_SETS)]
+    observed = model.structure.observations[site]
+    return [_checked(statistic, site, observed, some, source) for statistic in STATISTICS]
 
 
 def _checked(statistic: str, site: str, observed: torch.Tensor, predicted: torch.Tensor, source: str) -> list[str]:
