@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import phlogiston as ph
-from phlogiston.inference.optimise.curvature import along, at_mode
 from phlogiston.inference.optimise.lbfgs import climb_paths
+from phlogiston.inference.optimise.normal_approx import along, at_mode
 
 
 def quadratic(precision: np.ndarray, centre: np.ndarray) -> Any:

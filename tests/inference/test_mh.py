@@ -15,9 +15,8 @@ import pytest
 import torch
 
 import phlogiston as ph
-from phlogiston.inference.mcmc.custom import on_values, proposals
 from phlogiston.inference.mcmc.gibbs import acceptance
-from phlogiston.inference.mcmc.independence import compare
+from phlogiston.inference.mcmc.metropolis import compare, on_values, proposals
 from phlogiston.inference.particles.proposals import from_prior
 from phlogiston.inference.rng import streams
 
@@ -100,7 +99,7 @@ def exact_of_states(model: ph.Model) -> np.ndarray:
 
 def density_of(model: ph.Model) -> Any:
     from phlogiston.inference.mcmc.blocks import Task
-    from phlogiston.inference.mcmc.custom import CustomBlock
+    from phlogiston.inference.mcmc.metropolis import CustomBlock
 
     block = CustomBlock(proposal=lambda values, rng: (values, 0.0), num_warmup=0, num_steps=1)
     root = np.random.SeedSequence(0)

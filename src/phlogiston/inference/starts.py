@@ -12,7 +12,7 @@ from phlogiston.engine.densities.chains import ChainDensity, Scale
 from phlogiston.engine.densities.target import Target
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.errors import ModelError, SettingError, did_you_mean, problem
-from phlogiston.inference.optimise.pathfinding import find, resampled, spread_points
+from phlogiston.inference.optimise.normal_approx import find, resampled, spread_points
 
 Start = Literal["uniform", "prior", "median", "pathfinder"]
 STARTS: tuple[str, ...] = ("uniform", "prior", "median", "pathfinder")

@@ -17,9 +17,8 @@ from phlogiston.engine.program.locscale import centred_sites
 from phlogiston.engine.program.sites import Site, Structure
 from phlogiston.errors import ModelError
 from phlogiston.inference.auto.facts import Facts, Pilot, Rows
-from phlogiston.inference.optimise.curvature import at_mode
 from phlogiston.inference.optimise.lbfgs import Evaluate, Paths, climb_paths
-from phlogiston.inference.optimise.pathfinding import evaluated, spread_points
+from phlogiston.inference.optimise.normal_approx import at_mode, evaluated, spread_points
 from phlogiston.inference.starts import proposal
 from phlogiston.model.model import Model
 from phlogiston.stats.weights import effective_sample_size, pareto_smooth

@@ -108,7 +108,7 @@ def reasonable_step(
     return step
 
 
-CROWD = 16  # chains that know enough of the scale after a few transitions
+MANY_CHAINS = 16  # with so many, a few transitions are enough to learn the scale
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ class Window:
 def windows(num_warmup: int, num_chains: int) -> list[Window]:
     """Windows each twice as long as the one before, after Stan; the last one tunes the step size for the final scale.
 
-    A first stretch finds the typical set; a crowd of chains has found it already (``CROWD``), and learns a scale from
-    few transitions.
+    The first window lets the chains find the typical set. A block of ``MANY_CHAINS`` or more has found it before, and
+    learns a scale from few transitions.
 
     Example:
         >>> [w.transitions for w in windows(1000, 1)]
@@ -135,7 +135,7 @@ def windows(num_warmup: int, num_chains: int) -> list[Window]:
     if num_warmup < 30:
         return [Window(num_warmup, False)] if num_warmup else []
     last = max(10, round(0.05 * num_warmup))
-    if num_chains >= CROWD:
+    if num_chains >= MANY_CHAINS:
         first, size = [], 16
     else:
         first = [Window(max(5, round(0.075 * num_warmup)), num_chains > 1, 8)]

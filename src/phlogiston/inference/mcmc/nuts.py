@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from phlogiston.engine.densities.chains import ChainDensity, Scale, scaled, scaled_rows, unscaled, unscaled_back
 from phlogiston.engine.program.isolate import uncollected
 from phlogiston.inference.mcmc.adaptation import (
-    CROWD,
+    MANY_CHAINS,
     MassMatrix,
     StepSearch,
     Window,
@@ -90,7 +90,7 @@ class NutsBlock:
             self.ready()
         with uncollected():  # the first call loads machine code
             run.restart(search=self.num_warmup > 0)
-        approached = self._approach(run, report) if run.chains >= CROWD else 0
+        approached = self._approach(run, report) if run.chains >= MANY_CHAINS else 0
         for window in windows(self.num_warmup - approached, run.chains):
             self._warm_up_window(run, window, report)
             run.restart(search=window.learns)
@@ -225,7 +225,7 @@ class _Run:
         hopeless = below > 20.0 + dim * (1.0 + math.log(100.0))
         lost = np.flatnonzero(hopeless | (low & (self.trees.reals[:, STEP_FACTOR] < 1.0)))
         sound = np.flatnonzero(~low)
-        if not lost.size or sound.size < CROWD // 2:
+        if not lost.size or sound.size < MANY_CHAINS // 2:
             return np.empty(0, int)
         self.trees.vectors[lost, Z] = self.trees.vectors[sound[np.arange(lost.size) % sound.size], Z]
         self.trees.reals[lost, STUCK_RATE] = 0.0

@@ -309,8 +309,7 @@ def advance(
         if over:
             ended, diverged = ended + 1, diverged + diverging
             rate, at_common_step = r[ACCEPT] / n[N_STEPS], r[STEP_FACTOR] == 1.0
-            if at_common_step:
-                num_counted, accepted = num_counted + 1, accepted + rate
+            num_counted, accepted = num_counted + at_common_step, accepted + rate * at_common_step
             if n[FILLED] < rows.draws.shape[1] and (at_common_step or not warming_up):
                 _describe(rows.stats[c, n[FILLED]], r, n, turning, diverging)
                 rows.stats[c, n[FILLED], _REACHED] = n[DEPTH] >= max_depth

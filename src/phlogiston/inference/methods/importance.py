@@ -14,8 +14,7 @@ from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import SettingError, one_of, positive, positive_int
 from phlogiston.inference.method import Needs, Result
-from phlogiston.inference.particles.checked import checked
-from phlogiston.inference.particles.proposals import Proposal, from_posterior, from_prior, from_program
+from phlogiston.inference.particles.proposals import Proposal, checked, from_posterior, from_prior, from_program
 from phlogiston.model.model import Model
 from phlogiston.posterior.posterior import Posterior
 from phlogiston.stats.estimate import Estimate

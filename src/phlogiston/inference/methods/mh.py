@@ -19,10 +19,18 @@ from phlogiston.errors import (
     problem,
 )
 from phlogiston.inference.mcmc.blocks import Sampler, Setup
-from phlogiston.inference.mcmc.custom import CustomBlock, UserProposal, on_values, values_of_latents
 from phlogiston.inference.mcmc.gibbs import GibbsBlock, can_be_summed_out, on_all_latents, values_of_all
-from phlogiston.inference.mcmc.independence import IndependenceBlock, OnPool, Source
-from phlogiston.inference.mcmc.random_walk import WalkBlock, on_the_marginal
+from phlogiston.inference.mcmc.metropolis import (
+    CustomBlock,
+    IndependenceBlock,
+    OnPool,
+    Source,
+    UserProposal,
+    WalkBlock,
+    on_the_marginal,
+    on_values,
+    values_of_latents,
+)
 from phlogiston.inference.mcmc.run import ChainRun, run_chains
 from phlogiston.inference.method import Needs, Result, known_start, require
 from phlogiston.inference.particles.proposals import from_posterior, from_prior, from_program

@@ -15,10 +15,9 @@ from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import ConvergenceWarning, one_of, positive_int, warn
 from phlogiston.inference.method import Needs, Result, known_start
-from phlogiston.inference.optimise.curvature import at_mode
 from phlogiston.inference.optimise.lbfgs import Evaluate, Paths, climb_paths
 from phlogiston.inference.optimise.mixture import Mixture
-from phlogiston.inference.optimise.pathfinding import evaluated, spread_points
+from phlogiston.inference.optimise.normal_approx import at_mode, evaluated, spread_points
 from phlogiston.inference.particles.weighted import values_of, weighted
 from phlogiston.inference.starts import Start, proposal
 from phlogiston.model.model import Model

@@ -13,7 +13,7 @@ from phlogiston.engine.program.isolate import spawn
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import one_of, positive_int
 from phlogiston.inference.method import Needs, Result, known_start
-from phlogiston.inference.optimise.pathfinding import find, resampled, spread_points
+from phlogiston.inference.optimise.normal_approx import find, resampled, spread_points
 from phlogiston.inference.particles.weighted import values_of, weighted
 from phlogiston.inference.starts import Start, proposal
 from phlogiston.model.model import Model

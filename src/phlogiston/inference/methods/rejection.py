@@ -28,7 +28,7 @@ from phlogiston.errors import (
     warn,
 )
 from phlogiston.inference.method import Needs, Result
-from phlogiston.inference.particles.checked import checked
+from phlogiston.inference.particles.proposals import checked
 from phlogiston.inference.particles.rejection import Accepted, likelihood_bound
 from phlogiston.model.model import Model
 from phlogiston.stats.estimate import Estimate

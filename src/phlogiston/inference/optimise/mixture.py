@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phlogiston.inference.optimise.curvature import Normal, at_mode
 from phlogiston.inference.optimise.lbfgs import Evaluate, Paths
+from phlogiston.inference.optimise.normal_approx import Normal, at_mode
 from phlogiston.stats.weights import systematic_resample
 
 Array = NDArray[Any]

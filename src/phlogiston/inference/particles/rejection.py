@@ -10,7 +10,7 @@ import torch
 
 from phlogiston.engine.densities.target import Target
 from phlogiston.engine.program.isolate import spawn
-from phlogiston.inference.particles.checked import checked
+from phlogiston.inference.particles.proposals import checked
 
 Values = dict[str, torch.Tensor]
 

@@ -16,8 +16,8 @@ from phlogiston.engine.densities.tempered import Tempered
 from phlogiston.engine.program.isolate import spawn
 from phlogiston.errors import ImpossibleEvidence, SettingError, problem
 from phlogiston.inference.mcmc.gibbs import root_of
-from phlogiston.inference.particles.checked import checked
 from phlogiston.inference.particles.moves import Kernel, Move, Walkers, evaluate_at
+from phlogiston.inference.particles.proposals import checked
 from phlogiston.stats.weights import systematic_resample
 
 Array = NDArray[Any]

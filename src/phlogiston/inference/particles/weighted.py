@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from phlogiston.engine.densities.target import Target
-from phlogiston.inference.particles.checked import checked
+from phlogiston.inference.particles.proposals import checked
 from phlogiston.stats.elbo import figures_of
 from phlogiston.stats.estimate import Estimate
 from phlogiston.stats.weights import effective_sample_size, log_mean_exp, pareto_smooth
