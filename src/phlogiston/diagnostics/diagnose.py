@@ -18,6 +18,7 @@ from phlogiston.diagnostics.checks.chains import (
     checks_of_chains,
     checks_of_weights,
 )
+from phlogiston.diagnostics.checks.missed_modes import MOST_DIMENSIONS, check_missed_modes, mirrored
 from phlogiston.diagnostics.checks.mixing import modes_between_chains, stuck
 from phlogiston.diagnostics.checks.modes import check_modes
 from phlogiston.diagnostics.checks.prior_conflict import check_conflict
@@ -31,6 +32,8 @@ from phlogiston.engine.program.locscale import centred_sites
 from phlogiston.engine.program.sites import Site
 from phlogiston.errors import ModelError, SettingError, problem
 from phlogiston.inference.improper import ray_of
+from phlogiston.inference.optimise.pathfinding import evaluated
+from phlogiston.inference.starts import named
 from phlogiston.model.model import Model
 from phlogiston.model.registry import Registry
 from phlogiston.posterior.posterior import Posterior
@@ -255,6 +258,39 @@ def _modes(subject: Subject) -> list[Check]:
     return [check_modes(found.u[:, found.usable], found.log_density, label, rng, chains=chains)]
 
 
+def _may_miss_modes(subject: Subject) -> bool:
+    if not _has_density(subject) or subject.why_not_evaluated:
+        return False
+    found = subject.evaluated
+    few = found is not None and 0 < found.target.dim <= MOST_DIMENSIONS
+    return few and found is not None and int(found.usable.sum()) * found.u.shape[0] >= FEWEST_DRAWS
+
+
+def _missed_modes(subject: Subject) -> list[Check]:
+    """Whether climbs from spread points end at a mode that no draw visits."""
+    found = subject.evaluated
+    if found is None:
+        return []
+    target, slow = found.target, found.is_slow
+    u = found.u[:, found.usable].reshape(-1, found.target.dim)
+    weights = np.ones(found.u.shape[:2]) if found.weights is None else found.weights
+    weights = weights[:, found.usable].ravel() / weights[:, found.usable].sum()
+    each, evaluate = 2 if slow else 8, evaluated(target)
+    of_prior, of_rest = spawn(subject.posterior.seed or 0, 10)[8:]
+    rng = generator(of_rest)
+    own = u[rng.choice(len(u), each, p=weights)]
+    shapes = [(slot.start, slot.stop, slot.shape) for slot in target.slots]
+    starts = [own, mirrored(own, shapes, rng), rng.uniform(-2.0, 2.0, own.shape)]
+    if not any(site.improper for site in target.structure.of("latent")):
+        starts.append(named(target, "prior")(of_prior, each).double().numpy())
+    points = np.concatenate(starts)
+    value, gradient = evaluate(points)
+    usable = np.isfinite(value) & np.isfinite(gradient).all(1)
+    label = subject.coordinates(target)
+    proposals = 200 if slow else 1000
+    return [check_missed_modes(u, weights, points[usable], evaluate, label, rng, proposals=proposals)]
+
+
 def _tails(subject: Subject) -> list[Check]:
     """Whether the means of the draws can exist."""
     data = {} if subject.model is None else subject.model.entries_observed
@@ -299,6 +335,7 @@ STANDARD: dict[str, Diagnostic] = {
     "tails": Rule(lambda s: s.thorough, _tails),
     "density": Rule(_has_density, _density),
     "modes": Rule(_has_modes, _modes),
+    "missed modes": Rule(_may_miss_modes, _missed_modes),
     "prior and data": Rule(lambda s: s.thorough, _conflict),
 }
 

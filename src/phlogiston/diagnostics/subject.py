@@ -68,6 +68,11 @@ class Evaluated:
     weights: Array | None
 
     @property
+    def is_slow(self) -> bool:
+        """Whether the density is evaluated point by point."""
+        return self.target.engine_of("density_and_grad").startswith("loop")
+
+    @property
     def usable(self) -> NDArray[np.bool_]:
         """Which draws, in every chain, have finite coordinates and a finite gradient, ``[draw]``."""
         return np.asarray((np.isfinite(self.u).all(2) & np.isfinite(self.gradient).all(2)).all(0))

@@ -35,25 +35,19 @@ class Mixture:
     @classmethod
     def single(cls, normal: Normal) -> Mixture:
         """One mode."""
-        return cls((normal,), np.array([_log_volume(normal)]))
+        return cls((normal,), np.array([normal.log_volume]))
 
     @classmethod
     def of(cls, evaluate: Evaluate, paths: Paths, highest: Normal) -> Mixture:
         """The modes at which climbs ended, each once, without those of negligible mass.
 
-        An end of a climb is another mode where it lies further than ``_APART`` from every mode so far, in standard
-        deviations of that mode's normal, and its curvature is that of a top in every direction.
+        See ``modes_among`` for what counts as another mode.
         """
-        values, gradients, ends = paths.values[-1], paths.gradients[-1], paths.points[-1]
-        top = values[paths.best]
-        normals, masses = [highest], [_log_volume(highest)]
-        for i in np.argsort(-np.where(np.isfinite(values), values, -np.inf)):
-            level = np.isfinite(values[i]) and np.abs(gradients[i]).max() <= _LEVEL * max(1.0, abs(float(values[i])))
-            if not (paths.arrived[i] and level) or any(_distance(normal, ends[i]) < _APART for normal in normals):
-                continue
-            normal, smallest = at_mode(evaluate, ends[i])
-            mass = float(values[i] - top) + _log_volume(normal)
-            if smallest > 0.0 and mass > max(masses) + math.log(_NEGLIGIBLE):
+        top = paths.values[-1][paths.best]
+        normals, masses = [highest], [highest.log_volume]
+        for normal, height in modes_among(evaluate, paths, known=(highest,)):
+            mass = float(height - top) + normal.log_volume
+            if mass > max(masses) + math.log(_NEGLIGIBLE):
                 normals.append(normal)
                 masses.append(mass)
         return cls(tuple(normals), np.array(masses))
@@ -83,11 +77,30 @@ class Mixture:
         return np.asarray(np.logaddexp.reduce(parts, 0))
 
 
-def _log_volume(normal: Normal) -> float:
-    return normal.half_log_det + 0.5 * len(normal.loc) * math.log(2.0 * math.pi)
+def modes_among(
+    evaluate: Evaluate, paths: Paths, most: int | None = None, *, known: tuple[Normal, ...] = ()
+) -> list[tuple[Normal, float]]:
+    """The modes at which climbs ended, each once, as a normal and the log density; the highest first.
 
+    An end of a climb is another mode where it lies further than ``_APART`` from every mode so far, in standard
+    deviations of that mode's normal, and the density falls from it in every direction.
 
-def _distance(normal: Normal, point: Array) -> float:
-    """How many standard deviations a point lies from the mean."""
-    at_mean, at_point = normal.log_prob(np.stack([normal.loc, point]))
-    return math.sqrt(max(2.0 * float(at_mean - at_point), 0.0))
+    Args:
+        evaluate: the log density and its gradient.
+        paths: of the climbs.
+        most: how many modes to return at most; None is all.
+        known: modes that are not returned again.
+    """
+    values, gradients, ends = paths.values[-1], paths.gradients[-1], paths.points[-1]
+    seen, found = list(known), list[tuple[Normal, float]]()
+    for i in np.argsort(-np.where(np.isfinite(values), values, -np.inf)):
+        level = np.isfinite(values[i]) and np.abs(gradients[i]).max() <= _LEVEL * max(1.0, abs(float(values[i])))
+        if not (paths.arrived[i] and level) or any(normal.distances(ends[[i]])[0] < _APART for normal in seen):
+            continue
+        normal, smallest = at_mode(evaluate, ends[i])
+        if smallest > 0.0:
+            seen.append(normal)
+            found.append((normal, float(values[i])))
+        if len(found) == most:
+            break
+    return found

@@ -47,6 +47,20 @@ class Normal:
         """Of the covariance."""
         return float(np.log(self.scale).sum() + np.log(np.diagonal(self.root)).sum())
 
+    @property
+    def log_volume(self) -> float:
+        """Log of the integral of the normal scaled to height one."""
+        return self.half_log_det + len(self.loc) * _HALF_LOG_TAU
+
+    @property
+    def standard_deviations(self) -> Array:
+        """Of each coordinate, ``[D]``."""
+        return np.asarray(np.linalg.norm(self.draw(np.eye(len(self.loc))) - self.loc, axis=0))
+
+    def distances(self, points: Array) -> Array:
+        """How many standard deviations each point ``[N, D]`` lies from the mean, ``[N]`` (Mahalanobis)."""
+        return np.asarray(np.sqrt(np.maximum(-2.0 * (self.log_prob(points) + self.log_volume), 0.0)))
+
     def draw(self, noise: Array) -> Array:
         """Standard normal numbers ``[N, D]`` -> points ``[N, D]``."""
         inner = noise @ self.basis
