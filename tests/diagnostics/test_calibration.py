@@ -188,16 +188,16 @@ def test_a_checkpoint_goes_on_and_executors_change_nothing(tmp_path: Path, monke
     with ThreadPoolExecutor(2) as pool:
         spread = ph.calibrate(MODEL, Conjugate(), num_simulations=30, seed=4, progress=False, executor=pool)
     assert np.array_equal(whole.ranks["mu"], spread.ranks["mu"])
-    usual, calls, file = worker.Workshop.run, 0, tmp_path / "kept"
+    usual, calls, file = worker.Worker.run, 0, tmp_path / "kept"
 
-    def interrupted(self: worker.Workshop, *args: Any) -> Any:
+    def interrupted(self: worker.Worker, *args: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls > 10:
             raise KeyboardInterrupt
         return usual(self, *args)
 
-    monkeypatch.setattr(worker.Workshop, "run", interrupted)
+    monkeypatch.setattr(worker.Worker, "run", interrupted)
     part = ph.calibrate(MODEL, Conjugate(), num_simulations=30, seed=4, progress=False, checkpoint=file)
     assert part.interrupted
     assert part.num_simulations == 10

@@ -39,13 +39,13 @@ from phlogiston.model.registry import Registry
 from phlogiston.posterior.posterior import Posterior
 from phlogiston.posterior.verdict import Check, Diagnosis, Finding, failed, skipped
 from phlogiston.stats.moments import quantiles
+from phlogiston.training.guides import can_correlate
 
 Array = NDArray[Any]
 
 PRIOR_DRAWS = 4_000
 FEWEST_DRAWS = 100  # with fewer, neither identities nor the masses of modes are judged
 _SEEN = 16  # components of a site by which a chain is seen to move
-_UNCORRELATED = ("normal", "structured")  # guides that cannot express the correlations of the posterior
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def _ending(subject: Subject) -> list[Check]:
 
 def _gap(subject: Subject) -> list[Check]:
     gap = subject.posterior.gap
-    correlated = subject.posterior.settings.get("guide", "normal") not in _UNCORRELATED
-    return [] if gap is None else [check_gap(gap, rich=correlated)]
+    rich = can_correlate(subject.posterior.settings.get("guide", "normal"))
+    return [] if gap is None else [check_gap(gap, can_correlate=rich)]
 
 
 def _is_enumerated(subject: Subject) -> bool:

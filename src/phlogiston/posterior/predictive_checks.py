@@ -61,7 +61,7 @@ class PredictiveCheck:
 
     @property
     def p_value(self) -> Estimate:
-        """With its Monte Carlo standard error; of the statistic's shape."""
+        """The p-value with its Monte Carlo standard error, in the shape of the statistic."""
         above = (self.replicated > self.observed) + 0.5 * (self.replicated == self.observed)
         value = above.mean(0)
         return Estimate(value, np.sqrt(value * (1.0 - value) / len(above)))
@@ -151,7 +151,7 @@ class LooPit:
 
     @property
     def p_value(self) -> float:
-        """Of that distance (Kolmogorov's series with Stephens' correction)."""
+        """The p-value of that distance (Kolmogorov's series with Stephens' correction)."""
         root = math.sqrt(self.values.size)
         x = (root + 0.12 + 0.11 / root) * self.statistic
         series = sum((-1) ** (k - 1) * math.exp(-2.0 * (k * x) ** 2) for k in range(1, 101))

@@ -253,22 +253,29 @@ def _laplace(start: GuideStart) -> Guide:
 @dataclass(frozen=True)
 class _Family:
     around: Callable[[GuideStart], Guide]
+    can_correlate: bool = True
 
 
 GUIDES = Registry(
     "guide",
     {
         "delta": _Family(lambda start: delta(start.loc)),
-        "normal": _Family(lambda start: normal(start.loc, start.scale)),
+        "normal": _Family(lambda start: normal(start.loc, start.scale), can_correlate=False),
         "multivariate_normal": _Family(lambda start: multivariate_normal(start.loc, torch.diag(start.scale))),
         "low_rank": _Family(lambda start: low_rank(start.loc, start.scale, start.rank)),
-        "structured": _Family(structured),
+        "structured": _Family(structured, can_correlate=False),
         "laplace": _Family(_laplace),
         "flow": _Family(_flow),
     },
     accepts=lambda item: callable(getattr(item, "around", None)),
     expected="a class or object with around(start) -> ph.Guide, as in ph.FlatFamily",
 )
+
+
+def can_correlate(guide: Any) -> bool:
+    """Whether a guide can express any correlation of latents; True for families that do not say ``can_correlate``."""
+    item = GUIDES[guide] if isinstance(guide, str) and guide in GUIDES else guide
+    return bool(getattr(item, "can_correlate", True))
 
 
 def is_flat(guide: Any) -> TypeGuard[str | FlatFamily]:

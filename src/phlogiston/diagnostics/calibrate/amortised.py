@@ -101,7 +101,7 @@ def _with(model: Model, guide: AmortizedGuide, simulated: Values, before: Encode
 def _pairs(
     encoded: Encoded, truths: Values, sites: tuple[str, ...], seed: np.random.SeedSequence, draws: int
 ) -> list[tuple[Array, dict[str, Array]]]:
-    """For every datum its true values ``[K]``, draws ``[L, K]`` and their log weights ``[L]``."""
+    """Return for every datum its true values ``[K]``, draws ``[L, K]`` and their log weights ``[L]``."""
     count = next(iter(truths.values())).shape[0]
     chunks, found = [rows[rows < count] for rows in chunks_of(count, PAIRS // draws)], []
     for rows, own in zip(chunks, spawn(seed, len(chunks)), strict=True):
@@ -124,7 +124,7 @@ def _pairs(
 
 
 def _resampled(draws: dict[str, Array], rng: np.random.Generator) -> Array:
-    """By their importance weights, as many as they are worth."""
+    """Draws resampled by their importance weights, as many as the effective number of draws."""
     keep = int(min(max(effective_sample_size(draws["weight"]), FEWEST_DRAWS), MOST_DRAWS))
     return np.asarray(draws["value"][systematic_resample(draws["weight"], keep, rng)])
 

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from phlogiston.diagnostics.calibrate.amortised import calibrated_guide
 from phlogiston.diagnostics.calibrate.result import Calibration
 from phlogiston.diagnostics.calibrate.simulations import Simulations, simulate
-from phlogiston.diagnostics.calibrate.worker import Job, Ranked, Workshop, elsewhere, names_of
+from phlogiston.diagnostics.calibrate.worker import Job, Ranked, Worker, elsewhere, names_of
 from phlogiston.engine.program.isolate import seed_sequence, spawn
 from phlogiston.errors import SettingError, UnknownName, did_you_mean, positive_int, problem
 from phlogiston.inference import registry
@@ -80,7 +80,7 @@ def calibrate(
     named, known = _named(model, num_simulations, sites)
     if isinstance(chosen, Fitted):
         seed = _chosen_seed(seed)
-        _insist_on_one_pass(around=around, executor=executor, checkpoint=checkpoint)
+        _require_one_pass(around=around, executor=executor, checkpoint=checkpoint)
         found = calibrated_guide(model, chosen, num_simulations, named, bool(corrected), seed_sequence(seed))
     else:
         log = _Log(checkpoint, f"{model.name}|{chosen!r}|{num_simulations}|{named}|{corrected}")
@@ -96,7 +96,7 @@ def _chosen_seed(seed: int | None) -> int:
     return secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
 
 
-def _insist_on_one_pass(**given: Any) -> None:
+def _require_one_pass(**given: Any) -> None:
     """Refuse what makes no sense where one pass of an encoder serves all simulations."""
     for name, value in given.items():
         if value is not None:
@@ -145,7 +145,7 @@ def _chosen(model: Model, method: str | Method | Fitted, settings: dict[str, Any
 
 
 def _digest(simulations: Simulations) -> str:
-    """Of what is to be recovered from what, which tells programs, inputs and data apart."""
+    """A digest of truths, data and inputs, which tells one set of simulations from another."""
     given = simulations.model.parameters
     observed = simulations.model.structure.observations if simulations.source == "posterior" else {}
     found = hashlib.sha256()
@@ -234,9 +234,9 @@ def _worked(
     if not parts:
         return
     if executor is None:
-        workshop = Workshop(job)
+        worker = Worker(job)
         for start, (part, seed) in parts.items():
-            yield start, workshop.run(part, seed)
+            yield start, worker.run(part, seed)
         return
     common = cloudpickle.dumps(job)
     futures = {executor.submit(elsewhere, common, cloudpickle.dumps(part)): start for start, part in parts.items()}

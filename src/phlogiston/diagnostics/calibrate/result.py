@@ -59,7 +59,7 @@ class Calibration:
         return uniformity(self._of(quantity), bins_for(self.num_simulations))
 
     def p_value(self, quantity: str) -> float:
-        """Of the chi-square test that the quantity's ranks are uniform."""
+        """The p-value of the chi-square test that the quantity's ranks are uniform."""
         return self.test(quantity).chi_square
 
     def shape(self, quantity: str) -> Shape:

@@ -46,7 +46,7 @@ def simulate(model: Model, count: int, seed: np.random.SeedSequence, around: Pos
     if around is None:
         drawn = model.simulate(count, seed=int(seed.generate_state(1)[0]))
         return Simulations(model, {n: drawn[n] for n in kept}, {n: drawn[n] for n in observed}, "prior")
-    _insist_on_a_posterior_of(model, around)
+    _require_posterior_of(model, around)
     picking, simulating = spawn(seed, 2)
     truths = _picked(around, count, picking)
     latents = {site.name: truths[site.name] for site in model.structure.of("latent")}
@@ -73,7 +73,7 @@ def _picked(posterior: Posterior, count: int, seed: np.random.SeedSequence) -> V
     return {name: value[rows] for name, value in posterior.samples().items()}
 
 
-def _insist_on_a_posterior_of(model: Model, posterior: Posterior) -> None:
+def _require_posterior_of(model: Model, posterior: Posterior) -> None:
     """Refuse a posterior of other latents, other data, or another program.
 
     Raises:

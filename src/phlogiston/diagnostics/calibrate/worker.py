@@ -67,7 +67,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Of some simulations: ``ranks [n, K]``, draws ranked among and whether diagnostics found fault, ``[n]``."""
+    """Results of some simulations: ``ranks [n, K]``, draws ranked among and failed diagnostics, ``[n]``."""
 
     ranks: Array
     sizes: NDArray[np.int64]
@@ -75,7 +75,7 @@ class Ranked:
     engine: str
 
 
-class Workshop:
+class Worker:
     """A job with what is traced once for all of its simulations."""
 
     def __init__(self, job: Job) -> None:
@@ -172,8 +172,8 @@ class Workshop:
 
 
 @functools.lru_cache(maxsize=2)
-def _workshop(job: bytes) -> Workshop:
-    return Workshop(cloudpickle.loads(job))
+def _worker(job: bytes) -> Worker:
+    return Worker(cloudpickle.loads(job))
 
 
 def elsewhere(job: bytes, rest: bytes) -> bytes:
@@ -182,7 +182,7 @@ def elsewhere(job: bytes, rest: bytes) -> bytes:
         torch.set_num_threads(1)
     with _ONE_AT_A_TIME:
         part, seed = cloudpickle.loads(rest)
-        return bytes(cloudpickle.dumps(_workshop(job).run(part, seed)))
+        return bytes(cloudpickle.dumps(_worker(job).run(part, seed)))
 
 
 def names_of(job: Job, simulations: Simulations) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def check_precision(data: Array, samples: Array, rng: np.random.Generator) -> Ch
 
 
 def _picked(data: Array, samples: Array, rng: np.random.Generator) -> tuple[Array, Array, int]:
-    """As many of both, flat."""
+    """Equally many rows of both, each flattened."""
     count = min(len(data), len(samples), _MOST)
     some, made = (
         np.asarray(x[rng.permutation(len(x))[:count]], dtype=float).reshape(count, -1) for x in (data, samples)

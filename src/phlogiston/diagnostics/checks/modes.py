@@ -84,7 +84,7 @@ def _best_cut(u: Array) -> tuple[Cut, float] | None:
 
 
 def _two_parts(x: Array) -> tuple[float, int]:
-    """Of sorted numbers: the least share of variance within two parts, and where the second part begins."""
+    """The least fraction of the variance of sorted numbers within two parts, and where the second part begins."""
     count = x.size
     total = np.square(x - x.mean()).sum()
     n = np.arange(1, count)
@@ -105,7 +105,7 @@ def region_evidence(
 
     Args:
         u: the draws that lie in the region, ``[N, D]``.
-        size: how many independent draws they are worth.
+        size: their effective number of draws.
         density: ``[N, D]`` -> log density ``[N]``, not normalised.
         region: where.
         rng: of the proposals.
@@ -114,11 +114,12 @@ def region_evidence(
         Meng and Wong (1996), Simulating ratios of normalizing constants, Statistica Sinica 6, 831-860;
         Frühwirth-Schnatter (2004), https://doi.org/10.1111/j.1368-423X.2004.00125.x
     """
+    # Draws that shaped the proposal would look too likely under it, so that the bridge uses the other half only.
     fit, rest = u[::2], u[1::2]
     centre, dim = fit.mean(0), u.shape[1]
     covariance = np.atleast_2d(np.cov(fit.T)) + 1e-9 * np.diag(fit.var(0) + 1e-12)
     root: Array = np.linalg.cholesky(covariance).astype(float)
-    freedom = 5.0
+    freedom = 5.0  # tails heavier than a normal's keep p / q bounded where the mode is wider than its covariance
     count = max(len(rest), 1000)
     normal = rng.standard_normal((count, dim))
     proposed = centre + (normal / np.sqrt(rng.chisquare(freedom, count) / freedom)[:, None]) @ root.T
@@ -198,6 +199,7 @@ def check_modes(
 
 def _agreement(name: str, count: int, error: float) -> Check:
     """The outcome where no difference was found: a pass only if the draws could have shown one."""
+    # Each group has a fixed share of the draws if no chain ever crosses: agreement then says nothing.
     if error > _LOOSEST_SHARE:
         shown = f"{count} groups of draws, whose shares are known to ± {error:.2f} only"
         return skipped(name, f"{shown}: the chains hardly cross between them")

@@ -17,12 +17,12 @@ STILL_RISING = 0.02
 _SURE = 2.0
 
 
-def check_gap(gap: Estimate, *, rich: bool = False) -> Check:
+def check_gap(gap: Estimate, *, can_correlate: bool = False) -> Check:
     """Whether the ELBO is so far below the log evidence that the approximation misleads.
 
     Args:
         gap: KL[q, p] in nats, with its error.
-        rich: whether the guide is one that knows correlations.
+        can_correlate: whether the guide can express any correlation of latents.
     """
     value, error = float(gap.value), float(gap.se)
     if not math.isfinite(value):
@@ -39,7 +39,9 @@ def check_gap(gap: Estimate, *, rich: bool = False) -> Check:
         return Check("ELBO gap", f"{gap} nats, limit {GAP_LIMIT}")
     finding = Finding(
         f"the ELBO is {value:.2f} ± {error:.2f} nats below the log evidence (limit {GAP_LIMIT})",
-        "take a flow or another reparameterisation" if rich else "take a richer guide, such as 'multivariate_normal'",
+        "take a flow or another reparameterisation"
+        if can_correlate
+        else "take a richer guide, such as 'multivariate_normal'",
         number=value,
         threshold=GAP_LIMIT,
         meaning="The guide does not have the posterior's shape: its own spread is too small, and comparing models by "

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.diagnostics.compare.evidence import evidence
-from phlogiston.diagnostics.compare.same_data import insist_on_one_model, insist_on_the_same_data, model_of, named
+from phlogiston.diagnostics.compare.same_data import model_of, named, require_one_model, require_same_data
 from phlogiston.engine.program.isolate import as_int, generator, spawn
 from phlogiston.errors import UnsupportedModel, problem
 from phlogiston.inference import registry
@@ -109,7 +109,7 @@ class Agreement:
 
     @property
     def verdict(self) -> str:
-        """In one line."""
+        """The verdict in one line."""
         if self.agreed:
             return f"{len(self.posteriors)} methods agree on {len(self.moments)} numbers within Monte Carlo error"
         if not any(self.differ(*pair) for pair in self.z):
@@ -216,8 +216,8 @@ def agree(
         posts = named("agree", given)
     else:
         posts = _run(given, methods, running, progress, refused)
-    insist_on_the_same_data("agree", posts)
-    insist_on_one_model("agree", posts)
+    require_same_data("agree", posts)
+    require_one_model("agree", posts)
     return _with_outlier(_compared(posts, refused, comparing))
 
 

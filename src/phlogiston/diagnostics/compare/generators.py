@@ -39,7 +39,7 @@ _SHOWN = 24
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What one generator's draws are worth, against data that it was not trained on.
+    """How one generator's draws compare with data that it was not trained on.
 
     Args:
         draws: ``[N, ...]``.
@@ -67,7 +67,7 @@ class Judgement:
 
     @property
     def mean_log_likelihood(self) -> Estimate | None:
-        """In nats a datum, with its standard error over data."""
+        """The mean log likelihood in nats per datum, with its standard error over data."""
         n = self.log_likelihood.size
         if not n:
             return None
@@ -91,7 +91,7 @@ class GeneratorComparison:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the generators."""
+        """The names of the generators."""
         return tuple(name for name in self.judgements if name != DATA)
 
     def likelihood_difference(self, name: str, other: str) -> Estimate:
@@ -109,7 +109,7 @@ class GeneratorComparison:
         return Estimate(float(gap.mean()), float(gap.std(ddof=1) / math.sqrt(gap.size)) if gap.size > 1 else 0.0)
 
     def summary(self) -> pd.DataFrame:
-        """A row a generator; "data" is the row of a perfect one."""
+        """A table with one row per generator; "data" is the row of a perfect one."""
         import pandas as pd
 
         rows = []
@@ -243,7 +243,7 @@ def _entries(generators: Any, other_data: Any, num_images: int) -> dict[str, Any
 
 
 def _checked(where: str, rows: Array) -> Array:
-    """At least a few rows of finite numbers."""
+    """Refuse too few rows, and numbers that are not finite."""
     if rows.ndim == 0 or len(rows) < FEWEST:
         found = f"{len(rows) if rows.ndim else 'no'} rows"
         raise SettingError(problem(where, found=found, expected=f"at least {FEWEST}"))
@@ -295,7 +295,7 @@ class _Judge:
 def _draws(
     name: str, given: Any, site: str, real: Array, seed: np.random.SeedSequence, postprocess: Callable[..., Any] | None
 ) -> Array:
-    """As many rows as the data have."""
+    """Draws of one generator, as many as there are rows of data."""
     if isinstance(given, (Fitted, Model)):
         made = (given.generate if isinstance(given, Fitted) else _from(given))(len(real), seed=as_int(seed))
         if site not in made:

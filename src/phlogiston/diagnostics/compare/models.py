@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.diagnostics.compare.evidence import evidence
-from phlogiston.diagnostics.compare.same_data import insist_on_the_same_data, model_of, named
+from phlogiston.diagnostics.compare.same_data import model_of, named, require_same_data
 from phlogiston.engine.program.isolate import as_int, generator, spawn
 from phlogiston.errors import UnsupportedModel, one_of, problem
 from phlogiston.posterior.compatibility import mismatch
@@ -64,7 +64,7 @@ class Comparison:
 
     @property
     def probabilities(self) -> dict[str, float]:
-        """Of the models that have an evidence, as equally probable a priori."""
+        """The probability of each model that has an evidence; all are equally probable a priori."""
         known = {name: float(found.value) for name, found in self.log_evidence.items() if found is not None}
         total = float(np.logaddexp.reduce(list(known.values()))) if known else 0.0
         return {name: math.exp(value - total) for name, value in known.items()}
@@ -78,7 +78,7 @@ class Comparison:
         return Estimate(float(difference.sum()), float(np.sqrt(difference.size * difference.var())))
 
     def summary(self) -> pd.DataFrame:
-        """A row a model, the best first; differences are from the best by each measure."""
+        """A table with one row per model, the best first; differences are from the best by each measure."""
         import pandas as pd
 
         rows, probabilities = [], self.probabilities
@@ -149,7 +149,7 @@ def compare(
     """
     one_of(("both", "evidence", "loo"), by=by)
     posts, warnings = named("compare", posteriors), list[str]()
-    insist_on_the_same_data("compare", posts)
+    require_same_data("compare", posts)
     return _compared(posts, by, spawn(seed, len(posts)), warnings)
 
 

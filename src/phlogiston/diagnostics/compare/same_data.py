@@ -51,7 +51,7 @@ def model_of(verb: str, name: str, post: Posterior) -> Model:
     return post.model
 
 
-def insist_on_one_model(verb: str, posteriors: Mapping[str, Posterior]) -> None:
+def require_one_model(verb: str, posteriors: Mapping[str, Posterior]) -> None:
     """Refuse posteriors of different models, and a run beside itself.
 
     Models whose latents have other names, as a reparameterised one has, are not compared by their densities.
@@ -76,7 +76,7 @@ def insist_on_one_model(verb: str, posteriors: Mapping[str, Posterior]) -> None:
                 raise ValueError(problem(verb, found=found, expected="runs with seeds of their own"))
 
 
-def insist_on_the_same_data(verb: str, posteriors: Mapping[str, Posterior]) -> None:
+def require_same_data(verb: str, posteriors: Mapping[str, Posterior]) -> None:
     """Refuse posteriors of different data, whose evidences and scores measure different things.
 
     Raises:

@@ -127,7 +127,7 @@ def _boxes(nodes: Mapping[str, _Node]) -> list[str]:
 
 
 def _arrow(start: _Node, end: _Node) -> str:
-    """From the rim of one site to the rim of the other."""
+    """An arrow from the rim of one site to the rim of the other."""
     dx, dy = end.x - start.x, end.y - start.y
     (ax, ay), (bx, by) = _rim(start, dx, dy), _rim(end, -dx, -dy)
     bend = 0.0 if end.level == start.level + 1 else 0.18 * math.copysign(1.0, dx or 1.0) * abs(dy)
@@ -139,7 +139,7 @@ def _arrow(start: _Node, end: _Node) -> str:
 
 
 def _rim(node: _Node, dx: float, dy: float) -> tuple[float, float]:
-    """Where a line in that direction leaves the ellipse of a site."""
+    """The point at which a line in that direction leaves the ellipse of a site."""
     a, b = node.width / 2.0 + 1.0, _HEIGHT / 2.0 + 1.0
     scale = 1.0 / math.sqrt((dx / a) ** 2 + (dy / b) ** 2) if dx or dy else 0.0
     return node.x + scale * dx, node.y + scale * dy

@@ -131,7 +131,7 @@ class Page:
 
     @property
     def colour(self) -> str:
-        """Of the verdict."""
+        """The colour of the verdict."""
         return COLOURS[self.verdict]
 
 
@@ -172,7 +172,7 @@ def picture(figure: Figure, caption: str = "", *, vector: bool = True) -> Pictur
 
 
 def _png(figure: Figure) -> bytes:
-    """With a palette: pictures of lines and points need few colours, and take a third of the room."""
+    """The picture with a palette: lines and points need few colours, and a palette saves two thirds of the bytes."""
     from PIL import Image
 
     drawn, packed = io.BytesIO(), io.BytesIO()

@@ -93,7 +93,7 @@ def _samples(fitted: Fitted) -> Iterator[Block]:
 
 
 def _data_and_samples(fitted: Fitted) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """By site; of a game, the rows that were looked at."""
+    """Data and draws by site; for adversarial training, those that were evaluated."""
     if "draws" in fitted.state:
         return {fitted.state["site"]: (fitted.state["data"], fitted.state["draws"])}
     observed = fitted.model.structure.observations

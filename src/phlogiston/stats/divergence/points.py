@@ -82,12 +82,12 @@ def _mapped(features: Features, points: Array) -> Array:
 
 
 def some(points: Array, limit: int, rng: np.random.Generator) -> Array:
-    """At most so many of them, picked at random."""
+    """At most ``limit`` of the points, picked at random."""
     return points if len(points) <= limit else points[rng.choice(len(points), limit, replace=False)]
 
 
 def squared_distances(x: Array, y: Array) -> Array:
-    """Between every two rows, ``[N, M]``."""
+    """Squared distances between every two rows, ``[N, M]``."""
     middle = x.mean(0)
     x, y = x - middle, y - middle
     inner = np.square(x).sum(1)[:, None] + np.square(y).sum(1)[None] - 2.0 * x @ y.T
