@@ -32,7 +32,7 @@ from phlogiston.engine.program.locscale import centred_sites
 from phlogiston.engine.program.sites import Site
 from phlogiston.errors import ModelError, SettingError, problem
 from phlogiston.inference.improper import ray_of
-from phlogiston.inference.optimise.pathfinding import evaluated
+from phlogiston.inference.optimise.normal_approx import evaluated
 from phlogiston.inference.starts import named
 from phlogiston.model.model import Model
 from phlogiston.model.registry import Registry

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from phlogiston.inference.optimise.curvature import Normal
 from phlogiston.inference.optimise.lbfgs import Evaluate, climb_paths
 from phlogiston.inference.optimise.mixture import modes_among
+from phlogiston.inference.optimise.normal_approx import Normal
 from phlogiston.posterior.verdict import Check, Finding, failed, skipped
 
 Array = NDArray[np.float64]
