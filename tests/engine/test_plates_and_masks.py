@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 import phlogiston as ph
@@ -175,3 +177,26 @@ def test_rows_of_inputs_are_the_minibatch_of_a_program_that_does_not_index() -> 
     method = ph.SVI(batch_size=10, num_steps=3000, stop=False, engine="graph", optim=ph.Adam(learning_rate=0.01))
     post = ph.infer(ph.Model(program, x, y), method, seed=0, progress=False)
     assert torch.allclose(post.draws["beta"].mean((0, 1)).float(), exact, atol=0.06)
+
+
+@pytest.mark.parametrize("mask", [[True, True, True], [True, False, True]])
+@pytest.mark.parametrize("engine", ["loop", "graph"])
+def test_a_scale_around_latents_that_are_summed_out_counts_copies_of_them(mask: list[bool], engine: str) -> None:
+    y = torch.tensor([0.5, 1.0, 2.0])
+
+    def program() -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("i", 3), poutine.scale(scale=2.0), poutine.mask(mask=torch.tensor(mask)):
+            z = pyro.sample("z", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+            pyro.sample("y", dist.Normal(mu + 2.0 * z, 1.0), obs=y)
+
+    mu = torch.tensor(0.5, dtype=torch.float64)
+    normal = torch.distributions.Normal
+    each = torch.stack(
+        [normal(mu, 1.0).log_prob(y) + math.log(0.7), normal(mu + 2.0, 1.0).log_prob(y) + math.log(0.3)]
+    ).logsumexp(0)
+    exact = normal(0.0, 1.0).log_prob(mu) + 2.0 * (each * torch.tensor(mask)).sum()
+    found = ph.Model(program).target(engine=engine).log_density(mu.reshape(1, 1))
+    assert float(found) == pytest.approx(float(exact), rel=1e-6)
+    loss = TraceEnum_ELBO(max_plate_nesting=1).loss(poutine.condition(program, {"mu": mu}), lambda: None)
+    assert float(found) == pytest.approx(-float(loss), rel=1e-5)

@@ -19,6 +19,7 @@ from phlogiston.engine.program.supports import Image, declared_support
 from phlogiston.errors import UnsupportedModel, problem
 
 Message = dict[str, Any]
+SCALE = "_phlogiston_scale"  # of a site as the program gives it, masked entries included
 _OVERRIDES = "_phlogiston_overrides"
 
 
@@ -170,6 +171,7 @@ class ProperMasks(Messenger):
         missing = missing_of(msg)
         msg["fn"], msg["mask"] = fn, None if missing is None else mask | missing.events(fn.event_dim)
         if not (isinstance(msg["scale"], float) and msg["scale"] == 1.0):
+            msg["infer"] = {**msg["infer"], SCALE: msg["scale"]}
             msg["scale"] = torch.where(mask, msg["scale"], 1.0)
 
 

@@ -214,6 +214,35 @@ class Reading:
         The sums follow the program's plates and independences (tensor variable elimination: Obermeyer et al., 2019,
         https://arxiv.org/abs/1902.03210), as Pyro's ``contract_tensor_tree`` carries them out.
         """
+        scale = self._shared_scale(terms)
+        alone = {} if scale == 1.0 else {name: term for name, term in terms.items() if not self._is_summed(term)}
+        factors, sum_dims = self._factors({name: term for name, term in terms.items() if name not in alone}, scale)
+        result: dict[frozenset[str], list[torch.Tensor]] = dict(contract_tensor_tree(factors, sum_dims))
+        if scale != 1.0:
+            result = {plates: [_scaled(part, scale) for part in parts] for plates, parts in result.items()}
+            for plates, parts in self._factors(alone, 1.0)[0].items():
+                result.setdefault(plates, []).extend(parts)
+        return result
+
+    def _is_summed(self, term: torch.Tensor) -> bool:
+        """Whether a term has a dimension of states, which are left of all plates."""
+        return term.ndim > self.structure.plate_nesting
+
+    def _shared_scale(self, terms: Mapping[str, torch.Tensor]) -> float:
+        r"""The number by which ``poutine.scale`` scales every term with states; 1 where they have none in common.
+
+        A scale :math:`s` around latents that are summed out and all that they feed stands for :math:`s` copies of them:
+        :math:`s \log \sum_z p(z, x)`, as in Pyro's ``TraceEnum_ELBO``, and not :math:`\log \sum_z p(z, x)^s`.
+        """
+        infer = ((self.message(name), term) for name, term in terms.items() if self._is_summed(term))
+        scales = {msg["infer"].get(handlers.SCALE, msg["scale"]) for msg, _ in infer}
+        shared = scales.pop() if len(scales) == 1 else 1.0
+        return float(shared) if isinstance(shared, (int, float)) else 1.0
+
+    def _factors(
+        self, terms: Mapping[str, torch.Tensor], scale: float
+    ) -> tuple[OrderedDict[frozenset[str], list[torch.Tensor]], set[str]]:
+        """Terms by their plates, packed by the symbols of their dimensions, and the dimensions of states."""
         symbols = self._symbols
         factors: OrderedDict[frozenset[str], list[torch.Tensor]] = OrderedDict()
         sum_dims: set[str] = set()
@@ -222,11 +251,19 @@ class Reading:
             frames = [frame for frame in msg["cond_indep_stack"] if frame.vectorized and frame.size > 1]
             plates = frozenset(symbols[frame.name] for frame in frames)
             term = term.to(torch.get_default_dtype())  # a program's own tensors may be coarser
+            if scale != 1.0:
+                term = term / msg["scale"]
             factor: Any = packed.pack(term, msg["infer"]["_dim_to_symbol"])
             sum_dims.update(frozenset(factor._pyro_dims) - plates)
             factors.setdefault(plates, []).append(factor)
-        result: Mapping[frozenset[str], list[torch.Tensor]] = contract_tensor_tree(factors, sum_dims)
-        return result
+        return factors, sum_dims
+
+
+def _scaled(part: torch.Tensor, scale: float) -> torch.Tensor:
+    """A packed term times a number."""
+    scaled: Any = part * scale
+    scaled._pyro_dims = cast(Any, part)._pyro_dims
+    return cast(torch.Tensor, scaled)
 
 
 def read(bound: Bound, structure: Structure, *messengers: Any, sum_out: bool = False) -> Reading:

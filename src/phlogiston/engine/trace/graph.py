@@ -194,7 +194,15 @@ def _traced(function: Callable[..., Any], arguments: list[torch.Tensor]) -> fx.G
             if "data-dependent" in str(cause) or "value out of a tracing tensor" in reason:
                 reason = "it branches on the value of a latent (an `if`, `float()` or `.item()`)"
             raise UntraceableProgram(f"the program could not be traced: {reason}") from error
+    _free_of_strides(module)
     return module
+
+
+def _free_of_strides(module: fx.GraphModule) -> None:
+    """Let views be reshapes: mapped over draws, a value may lie in memory in another order than it did when traced."""
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        node.target = torch.ops.aten.reshape.default
+    module.recompile()
 
 
 def _evaluate(module: fx.GraphModule, arguments: list[torch.Tensor]) -> dict[fx.Node, Any]:
