@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from phlogiston.engine.program.isolate import seed_sequence, uncollected
+from phlogiston.engine.program.isolate import gc_paused, seed_sequence
 from phlogiston.errors import DataFileError, problem, warn
 from phlogiston.inference import registry
 from phlogiston.inference.method import Method, run_method
@@ -65,12 +65,12 @@ def infer(
     seed = secrets.randbits(32) if seed is None else int(seed_sequence(seed).entropy)  # type: ignore[arg-type]
     more: dict[str, Any] = {"resume_from": resume_from, "executor": executor}
     more = {name: value for name, value in more.items() if value is not None}
-    _insist_on_chains(chosen, more)
+    _require_chains(chosen, more)
     try:
         posterior = run_method(chosen, model, seed=seed, progress=progress, **more)
     except KeyboardInterrupt:  # out of torch's compiler, as a rule, with a hundred frames that nobody asked for
         raise KeyboardInterrupt("infer: stopped before there were draws to keep") from None
-    with uncollected():
+    with gc_paused():
         findings = posterior.diagnose(thorough=False)
     if findings:
         lines = [str(finding) for finding in findings]
@@ -79,7 +79,7 @@ def infer(
     return posterior
 
 
-def _insist_on_chains(method: Method, given: Mapping[str, Any]) -> None:
+def _require_chains(method: Method, given: Mapping[str, Any]) -> None:
     """Refuse an executor, or draws to go on from, where nothing could use them."""
     if given and not getattr(method, "runs_chains", False):
         able = [name for name in registry.METHODS if getattr(registry.method_class(name), "runs_chains", False)]

@@ -47,7 +47,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The outcome of one diagnostic check.
 
     Args:
         name: of the check, such as "R-hat".
@@ -68,7 +68,7 @@ class Check:
 
 
 def failed(name: str, finding: Finding) -> Check:
-    """A check that found something."""
+    """A failed check, with its finding."""
     return Check(name, finding.message, finding)
 
 

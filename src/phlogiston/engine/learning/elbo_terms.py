@@ -6,7 +6,7 @@ the unconstrained scale (``initial``), and traces, once for each size of a batch
     parameters by name, index [B] (rows of the plate), u [R] (latents that the guide lacks)  ->  terms by name
 
 whose randomness is lifted out as noise, so that it can be batched over particles, differentiated, joined with an
-optimiser and compiled (``engine.steps``). Terms are ``[B]``, one a row, for sites within the plate, which count N / B
+optimiser and compiled (``fused_steps``). Terms are ``[B]``, one a row, for sites within the plate, which count N / B
 times, and scalars for the others:
 
     x/<site>      log p of an observed site or factor

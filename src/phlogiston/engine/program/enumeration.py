@@ -11,7 +11,7 @@ from pyro.poutine import runtime
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from phlogiston.engine.program.isolate import quiet
+from phlogiston.engine.program.isolate import silence_loggers
 from phlogiston.engine.program.reading import Reading, Values, read
 from phlogiston.engine.program.sites import Bound, Site, Structure
 
@@ -78,7 +78,7 @@ def table_size(bound: Bound, structure: Structure) -> int:
     recorder = _LargestTable()  # type: ignore[no-untyped-call]
     try:
         with (
-            quiet("torch._subclasses.fake_tensor", "torch.fx"),
+            silence_loggers("torch._subclasses.fake_tensor", "torch.fx"),
             FakeTensorMode(allow_non_fake_inputs=True),
             recorder,
             torch.no_grad(),

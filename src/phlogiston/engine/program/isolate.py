@@ -82,7 +82,7 @@ def _copied(state: Any) -> Any:
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Without looking for garbage, which takes a fifth of the time where a hundred thousand objects are made to stay.
 
     For tracing, compiling and loading; memory that cycles hold is freed at the first collection after it.
@@ -97,7 +97,7 @@ def uncollected() -> Iterator[None]:
 
 
 @contextmanager
-def quiet(*names: str) -> Iterator[None]:
+def silence_loggers(*names: str) -> Iterator[None]:
     """Silence loggers of torch that would report as a fault what is handled here."""
     loggers = [logging.getLogger(name) for name in names]
     before = [logger.disabled for logger in loggers]

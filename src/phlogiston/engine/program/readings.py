@@ -1,7 +1,7 @@
 """Readings of one program: density, score, prior draw, prediction, each a pure function of named tensors.
 
 Every reading treats a *single* draw, as the program's author wrote it, and returns a flat dictionary;
-``batched.Batched`` turns it into a function of thousands of draws.
+``engine.trace.batched.Batched`` turns it into a function of thousands of draws.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Slot:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the site's unconstrained value."""
+        """The shape of the site's unconstrained value."""
         assert self.site.unconstrained_shape is not None
         return self.site.unconstrained_shape
 
@@ -69,7 +69,7 @@ class Interpreter:
         return read(self.bound, self.structure, *messengers, sum_out=sum_out)
 
     def _at(self, u: torch.Tensor) -> Reading:
-        """At a point of the real line, discrete latents summed out."""
+        """Read the program at an unconstrained point ``u [D]``, discrete latents summed out."""
         return self._read(handlers.Unconstrained(self._split(u)), sum_out=True)
 
     def _split(self, u: torch.Tensor) -> Values:
@@ -98,7 +98,7 @@ class Interpreter:
         return {"prior": prior.detach(), "likelihood": likelihood.detach(), "grad": grad}
 
     def _prior_and_likelihood(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of the continuous latents, with discrete ones summed out; the prior is what draws come from."""
+        """Log prior and log likelihood of the continuous latents, discrete ones summed out of both."""
         reading = self._at(u)
         nothing = torch.zeros_like(u).sum()  # a number for every point, though nothing be observed
         return reading.base + reading.jacobian, reading.weight + nothing
@@ -194,7 +194,7 @@ class Interpreter:
         return self.slots[0].site.name, u, "a density that is not finite in every run"
 
     def _fault(self, u: torch.Tensor) -> Fault | None:
-        """The term and the operation that spoil the gradient."""
+        """The term and the operation that make the gradient not finite."""
         u = u.detach().requires_grad_()
         with torch.enable_grad():
             return first_fault(lambda: self._read(handlers.Unconstrained(self._split(u))).terms, u)

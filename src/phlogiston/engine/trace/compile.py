@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from phlogiston.engine.program.isolate import quiet, uncollected
+from phlogiston.engine.program.isolate import gc_paused, silence_loggers
 from phlogiston.engine.trace.graph import constants_to_inputs
 
 Compiled = Callable[..., Any]
@@ -107,7 +107,7 @@ def _ready(module: fx.GraphModule, inputs: list[torch.Tensor], path: Path, *, pr
     Inductor finds out in other processes which of the processor's vector instructions the C++ compiler knows, seconds
     for each that starts; what torch itself runs on is tried first (``probe`` False).
     """
-    with warnings.catch_warnings(), torch.no_grad(), uncollected(), quiet(_LOGGER), _vectors(probe):
+    with warnings.catch_warnings(), torch.no_grad(), gc_paused(), silence_loggers(_LOGGER), _vectors(probe):
         warnings.simplefilter("ignore")
         code = _load(path) or _compile(module, inputs, path)
         code(*inputs)

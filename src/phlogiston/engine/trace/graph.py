@@ -21,7 +21,7 @@ from torch import fx
 from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from phlogiston.engine.program.isolate import PROGRAM_LOCK, uncollected
+from phlogiston.engine.program.isolate import PROGRAM_LOCK, gc_paused
 from phlogiston.engine.trace.matmul_layout import with_draws_first
 from phlogiston.engine.trace.noise import Noise, is_random, lift
 from phlogiston.errors import UntraceableProgram
@@ -184,7 +184,7 @@ def _without_examples() -> Iterator[None]:
 
 
 def _traced(function: Callable[..., Any], arguments: list[torch.Tensor]) -> fx.GraphModule:
-    with warnings.catch_warnings(), uncollected(), _without_examples():
+    with warnings.catch_warnings(), gc_paused(), _without_examples():
         warnings.simplefilter("ignore")
         try:
             module: fx.GraphModule = make_fx(function)(*arguments)

@@ -27,9 +27,9 @@ from phlogiston.training.amortised.latents import split_of
 Array = NDArray[np.float64]
 
 LARGEST_TABLE = 10_000_000  # that is summed once; Exact's own limit
-LARGEST_REPEATED = 300_000  # that is summed anew for every density
-MANY = 1_000  # latents, from which on rows are worth looking for
-_WIDEST_NORMAL = 200  # whose curvature is worth a difference a coordinate
+LARGEST_REPEATED = 300_000  # numbers in the largest table that is summed anew for every density
+MANY = 1_000  # latents above which rows are looked for
+_WIDEST_NORMAL = 200  # coordinates up to which the curvature is found by one difference per coordinate
 _NUMBERS = 2e8  # that a pilot may make
 _SEED = 20_240_229
 _PRIOR_DRAWS, _NORMAL_DRAWS, _CLIMBS, _CLIMB_STEPS = 4096, 1000, 8, 200
@@ -117,7 +117,7 @@ def _points(target: Target, count: int, child: int) -> torch.Tensor:
 
 
 def _useless(target: Target) -> str:
-    """Why the gradients are of no use; "" where they are.
+    """Why the gradients cannot be used; "" where they can.
 
     They are compared with differences of the density along a random direction, and a site that moves the likelihood
     has to have a gradient of it somewhere: a staircase has none, though differences agree with that.
@@ -202,7 +202,7 @@ def _of_modes(facts: Facts, target: Target) -> Facts:
 
 
 def _tops(paths: Paths) -> list[tuple[float, Array]]:
-    """Where climbs ended at a mode, the highest first."""
+    """The points at which climbs converged, the highest density first."""
     value, gradient, points = paths.values[-1], paths.gradients[-1], paths.points[-1]
     level = np.abs(gradient).max(1) <= 1e-3 * np.maximum(1.0, np.abs(value))
     arrived = paths.arrived & level & np.isfinite(value) & (np.abs(points).max(1) < 1e4)

@@ -49,7 +49,7 @@ class Sampler(Protocol):
     """Settings of a sampler that advances a block of chains.
 
     ``density`` and ``starts`` are what the task's ``setup`` gives: a ``ChainDensity`` and points ``[C, D]`` where it
-    is ``on_the_continuum``.
+    is ``continuous_setup``.
     """
 
     @property
@@ -81,7 +81,7 @@ class Density(Protocol):
 Setup = Callable[["Task", Target], tuple[Density, Callable[[], torch.Tensor]]]
 
 
-def on_the_continuum(task: Task, target: Target) -> tuple[Density, Callable[[], torch.Tensor]]:
+def continuous_setup(task: Task, target: Target) -> tuple[Density, Callable[[], torch.Tensor]]:
     """The density of the continuous latents with its gradient, discrete latents summed out."""
     from phlogiston.inference.starts import starting_points
 
@@ -106,7 +106,7 @@ class Task:
     num_samples: int
     calls: int
     state: State | None = None
-    setup: Setup = on_the_continuum
+    setup: Setup = continuous_setup
 
     @property
     def label(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.engine.densities.chains import ChainDensity, Scale, scaled_rows
-from phlogiston.engine.program.isolate import uncollected
+from phlogiston.engine.program.isolate import gc_paused
 from phlogiston.inference.mcmc.adaptation import (
     MassMatrix,
     StepSearch,
@@ -180,7 +180,7 @@ class HmcBlock:
             state.update({name: value for name, value in grown.items() if name in state and name != "x"})
             state["x"] = np.ascontiguousarray(grown["vectors"][:, Z].T)
         run = _Run(self, density, state)
-        with uncollected():  # the first call loads machine code
+        with gc_paused():  # the first call loads machine code
             run.restart(search=self.num_warmup > 0)
         self._tune(run, self.num_warmup - by_trees, report)
 

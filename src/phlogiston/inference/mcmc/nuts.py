@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.engine.densities.chains import ChainDensity, Scale, scaled, scaled_rows, unscaled, unscaled_back
-from phlogiston.engine.program.isolate import uncollected
+from phlogiston.engine.program.isolate import gc_paused
 from phlogiston.inference.mcmc.adaptation import (
     MANY_CHAINS,
     MassMatrix,
@@ -88,7 +88,7 @@ class NutsBlock:
         run = _Run(density, state)
         if self.ready is not None:
             self.ready()
-        with uncollected():  # the first call loads machine code
+        with gc_paused():  # the first call loads machine code
             run.restart(search=self.num_warmup > 0)
         approached = self._approach(run, report) if run.chains >= MANY_CHAINS else 0
         for window in windows(self.num_warmup - approached, run.chains):

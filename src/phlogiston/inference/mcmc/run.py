@@ -21,8 +21,8 @@ from phlogiston.inference.mcmc.blocks import (
     Setup,
     State,
     Task,
+    continuous_setup,
     equal_lengths,
-    on_the_continuum,
     run_blocks,
     seeds_of,
 )
@@ -71,7 +71,7 @@ class ChainRun:
     engine: Tier
     dtype: str
     steps_per_draw: int
-    setup: Setup = on_the_continuum
+    setup: Setup = continuous_setup
     to_values: ToValues = to_values
 
 
@@ -94,7 +94,7 @@ def run_chains(
     target = model.target(run.engine, DTYPES[run.dtype])
     if resume_from is not None and run.engine == "auto":  # compiled code and the graph round differently
         run = replace(run, engine=cast(Tier, resume_from.engine.split()[0]))
-    if resume_from is None and run.setup is on_the_continuum:
+    if resume_from is None and run.setup is continuous_setup:
         refuse_improper(model, target, starting)
     tasks = _tasks(model, run, chain_seeds, starting, states)
     results = equal_lengths(run_blocks(tasks, executor, label=name, progress=progress))

@@ -142,7 +142,7 @@ def _add_leaf(v: Array, r: Array, n: Array, words: Words, value: float) -> bool:
 
 
 @inlined
-def _leaf_turns(v: Array, checks: Array, n: Array) -> bool:
+def _leaf_makes_u_turn(v: Array, checks: Array, n: Array) -> bool:
     """Compare the newest leaf with the first leaf of each balanced subtree that it completes."""
     leaf, dim = n[LEAF], v.shape[1]
     slot, rest, turning = 0, leaf >> 1, False
@@ -171,7 +171,7 @@ def _leaf_turns(v: Array, checks: Array, n: Array) -> bool:
 
 @inlined
 def _merge(v: Array, r: Array, n: Array, words: Words) -> bool:
-    """Join the complete subtree to the tree; True if the whole turns back, or the way across the seam does.
+    """Join the complete subtree to the tree; True if the whole, or a span across the seam, turns back.
 
     Across the seam: the old tree with the first leaf of the new half, the last leaf of the old with the new half.
     """
@@ -302,7 +302,7 @@ def advance(
         if not warming_up and n[FILLED] >= rows.draws.shape[1]:
             continue
         diverging = _add_leaf(v, r, n, words, value[c])
-        turning = diverging or _leaf_turns(v, trees.checks[c], n)
+        turning = diverging or _leaf_makes_u_turn(v, trees.checks[c], n)
         n[LEAF] += 1
         complete = n[LEAF] == 1 << n[DEPTH]
         over = turning or (complete and (_merge(v, r, n, words) or n[DEPTH] >= max_depth))

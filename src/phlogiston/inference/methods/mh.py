@@ -42,7 +42,7 @@ _SUMMED_OUT = Needs(continuous="some", discrete="enumerable")
 _LARGEST_TABLE = 1_000_000
 
 
-def _insist_on_values_and_rng(proposal: Callable[..., Any]) -> None:
+def _require_values_and_rng(proposal: Callable[..., Any]) -> None:
     try:
         inspect.signature(proposal).bind({}, None)
     except TypeError as error:
@@ -142,7 +142,7 @@ class MH:
             found, expected = type(given).__name__, "a name, a posterior, a model or a function"
             raise SettingError(problem("proposal", found=found, expected=expected))
         if not isinstance(given, (Posterior, Model)):
-            _insist_on_values_and_rng(given)
+            _require_values_and_rng(given)
 
     def __call__(
         self,

@@ -41,12 +41,12 @@ class Walkers:
         return self.prior + beta * self.likelihood if beta else self.prior
 
     def at(self, places: Array) -> Walkers:
-        """Some of them, as often as they are named."""
+        """Select walkers by index; an index may be repeated."""
         return Walkers(self.u[:, places], self.prior[places], self.likelihood[places], self.grad[:, places])
 
     @staticmethod
     def joined(parts: list[Walkers]) -> Walkers:
-        """One after another."""
+        """Concatenate walkers along the last axis."""
         return Walkers(
             np.concatenate([part.u for part in parts], 1),
             np.concatenate([part.prior for part in parts]),

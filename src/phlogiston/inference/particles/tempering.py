@@ -78,7 +78,7 @@ def next_beta(likelihood: Array, beta: float, ess: float) -> float:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step down in temperature, as it was made.
+    """A record of one step in temperature.
 
     Args:
         kernel: what moved the walkers after it, as it was in the end.
@@ -141,7 +141,7 @@ class Annealing:
         return walkers, rates, stages
 
     def _ancestors(self, logs: Array, rng: np.random.Generator) -> Array:
-        """Who goes on, island by island; an island without likelihood keeps everyone, as its evidence is zero."""
+        """The indices of the resampled particles, island by island; an island of evidence zero keeps all of its own."""
         size = logs.shape[1]
         count = size // self.num_steps if self.waste_free else size
         picked = []
@@ -153,7 +153,7 @@ class Annealing:
     def _moved(
         self, path: Tempered, walkers: Walkers, kernel: Kernel, rng: np.random.Generator
     ) -> tuple[Walkers, Array, Kernel]:
-        """All states on the way, walker by walker, or the last; the step size follows the acceptance of all."""
+        """Apply the kernel; return all states if waste-free, else the last; adapt the step size."""
         wanted = self.acceptance or self.move.target_acceptance(path.dim)
         rate = np.ones(walkers.prior.size)
         states, rates = [walkers], [rate]
@@ -172,10 +172,10 @@ class Annealing:
 
 
 def _picked(logs: Array, rng: np.random.Generator) -> Array:
-    """Particles as often as their weights say, to learn a scale from."""
+    """The indices of particles resampled by weight, from which a scale is learnt."""
     return systematic_resample(logs, logs.size, rng)
 
 
 def seeds_for(seed: int | None) -> list[np.random.SeedSequence]:
-    """Of the prior draws, of what moves them, of discrete latents drawn back, and of a pilot."""
+    """Four seeds: for prior draws, for moves, for discrete latents, and for a pilot run."""
     return spawn(seed, 4)

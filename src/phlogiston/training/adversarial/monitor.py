@@ -33,7 +33,7 @@ MISSING, MEMORY = 0.4, 0.2  # fractions of the data; of pairs
 
 
 def faults(check: Mapping[str, float], loss: Loss) -> dict[str, float]:
-    """What is wrong at one check, with its number.
+    """The failures at one check: kind -> the measured value.
 
     A critic that is nearly always right teaches the generator nothing where its loss is flat there. That happens soon
     with the saturating loss, later with the others, and never with Wasserstein's, whose outputs are no odds.
@@ -52,7 +52,7 @@ def faults(check: Mapping[str, float], loss: Loss) -> dict[str, float]:
 def updated_alarms(
     alarms: tuple[Alarm, ...], before: Mapping[str, float] | None, now: Mapping[str, float], loss: Loss
 ) -> tuple[Alarm, ...]:
-    """The alarms after a check: raised where it confirms the one before, over where it denies them."""
+    """The alarms after a check: raised when two checks in a row fail, closed when one passes."""
     found, earlier, step = faults(now, loss), {} if before is None else faults(before, loss), int(now["step"])
     kept = []
     for alarm in alarms:
@@ -69,7 +69,7 @@ def updated_alarms(
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """When to look, and what to keep.
+    """The intervals of checks and of saved frames.
 
     Args:
         every: steps between two checks; 0 for none.
@@ -139,7 +139,7 @@ class Monitor:
         self._directions = towards / np.linalg.norm(towards, axis=0)
 
     def __call__(self, at: GanState) -> GanState:
-        """Look, where it is time to: a check, alarms, the best so far, a picture, a reason to stop."""
+        """If a check is due, make it; update the alarms and the best parameters, and give a reason to stop."""
         every = self._schedule.every
         last = int(at.checks[-1]["step"]) if at.checks else 0
         looks = every > 0 and at.step // every > last // every
@@ -175,7 +175,7 @@ class Monitor:
         return at
 
     def _of_critic(self, at: GanState) -> Mapping[str, float]:
-        """How the critic does on rows that it has not seen, against what the generator draws now."""
+        """The accuracy, calibration and memorisation of the critic on held-out rows and fresh draws."""
         params = (at.critic.params, at.generator.params)
         with isolated(seed=0):  # networks may draw by themselves
             real, fake, scores = self._players.judged(*params, self._inputs)
@@ -207,7 +207,7 @@ def _flat(values: torch.Tensor) -> Array:
 
 
 def centres(points: Array, count: int, rng: np.random.Generator) -> Array:
-    """Middles of cells of about equally many points: k-means from far-apart starts.
+    """The centres of clusters of about equally many points: k-means from far-apart starts.
 
     References:
         Arthur and Vassilvitskii (2007), k-means++, https://dl.acm.org/doi/10.5555/1283383.1283494
