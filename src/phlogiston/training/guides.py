@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 import numpy as np
 import torch
 
-from phlogiston.engine.program.readings import Slot
+from phlogiston.engine.program.interpreter import Slot
 from phlogiston.engine.program.sites import Site
 from phlogiston.errors import SettingError, problem
 from phlogiston.model.registry import Registry

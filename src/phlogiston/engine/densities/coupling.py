@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from phlogiston.engine.densities.joint import FullReadings, Part, example_points, parts_of, states_of
+from phlogiston.engine.program.interpreter import Interpreter
 from phlogiston.engine.program.isolate import isolated
 from phlogiston.engine.program.plates import axis_of, in_plate
-from phlogiston.engine.program.readings import Interpreter
 from phlogiston.engine.program.sites import Bound, Plate, Structure
 
 _ELEMENTS = 3  # of a site that are looked at: its first, its middle and its last

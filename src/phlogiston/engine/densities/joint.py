@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from phlogiston.engine.program import handlers
+from phlogiston.engine.program.interpreter import Interpreter
 from phlogiston.engine.program.isolate import isolated
 from phlogiston.engine.program.reading import Reading, Values, read
-from phlogiston.engine.program.readings import Interpreter
 from phlogiston.engine.program.sites import Site, run
 from phlogiston.engine.trace.batched import Batched, Verification
 from phlogiston.engine.trace.cache import given

@@ -13,9 +13,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 
 from phlogiston.engine.densities.chains import ChainDensity, Scale, scaled, scaled_back
+from phlogiston.engine.program.interpreter import LIKELIHOOD, Interpreter
 from phlogiston.engine.program.isolate import isolated
 from phlogiston.engine.program.reading import Values
-from phlogiston.engine.program.readings import LIKELIHOOD, Interpreter
 from phlogiston.engine.program.sites import Bound, Structure, discover
 from phlogiston.engine.trace.batched import Batched, Tier, Verification
 from phlogiston.engine.trace.cache import given, keyed

@@ -14,9 +14,9 @@ from phlogiston.engine.densities.joint import Columns, FullDensity, constrained_
 from phlogiston.engine.densities.tempered import Tempered
 from phlogiston.engine.program.enumeration import posterior as enumerated_posterior
 from phlogiston.engine.program.enumeration import table_size as enumerated_table_size
+from phlogiston.engine.program.interpreter import LIKELIHOOD, Interpreter, Slot
 from phlogiston.engine.program.isolate import PROGRAM_LOCK, isolated
 from phlogiston.engine.program.reading import Values
-from phlogiston.engine.program.readings import LIKELIHOOD, Interpreter, Slot
 from phlogiston.engine.program.sites import Bound, Structure, discover
 from phlogiston.engine.trace.batched import LEAVES_TORCH, Batched, Tier, Verification, Work
 from phlogiston.engine.trace.cache import Family, given

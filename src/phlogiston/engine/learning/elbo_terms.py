@@ -36,11 +36,11 @@ from torch.distributions import constraints, kl_divergence, transform_to
 
 from phlogiston.engine.program import guide_enumeration, handlers
 from phlogiston.engine.program.guide_enumeration import Weights
+from phlogiston.engine.program.interpreter import Slot, layout
 from phlogiston.engine.program.isolate import isolated
 from phlogiston.engine.program.missing import missing_of
 from phlogiston.engine.program.plates import Rows, axis_of, in_plate, rows_of
 from phlogiston.engine.program.reading import Reading, Values, read
-from phlogiston.engine.program.readings import Slot, layout
 from phlogiston.engine.program.sites import Bound, Plate, Rebound, Structure, cast_inputs, run, score
 from phlogiston.engine.trace.graph import Graph, trace_single
 from phlogiston.errors import ModelError, UnsupportedModel, did_you_mean, problem

@@ -12,10 +12,10 @@ from pyro.poutine.messenger import Messenger
 from torch.distributions import constraints, transform_to
 
 from phlogiston.engine.program import handlers
+from phlogiston.engine.program.interpreter import Slot, layout
 from phlogiston.engine.program.isolate import isolated
 from phlogiston.engine.program.plates import axis_of, in_plate, rows_of
 from phlogiston.engine.program.reading import Values, read
-from phlogiston.engine.program.readings import Slot, layout
 from phlogiston.engine.program.sites import Bound, Plate, Site, Structure, cast_inputs, discover, run
 
 _HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from phlogiston.engine.program.interpreter import Interpreter
 from phlogiston.engine.program.isolate import PROGRAM_LOCK
 from phlogiston.engine.program.reading import Values
-from phlogiston.engine.program.readings import Interpreter
 from phlogiston.engine.program.sites import Bound, Structure, rebound
 from phlogiston.engine.trace.batched import Traces
 
