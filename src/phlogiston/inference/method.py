@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from phlogiston.engine.program.repeatable import require_repeatable
 from phlogiston.engine.program.sites import Site, Structure
 from phlogiston.errors import UnsupportedModel, one_of, problem
 from phlogiston.inference import registry
@@ -171,7 +170,7 @@ def require(method: Any, model: Model) -> Model:
                 expected="at least one pyro.sample that is not observed",
             )
         )
-    require_repeatable(model, model.structure)
+    model.require_repeatable()
     unmet = method.needs.unmet(model.structure)
     if unmet is not None:
         able = registry.methods_for(model.structure)

@@ -15,6 +15,7 @@ from phlogiston.engine.densities.target import Target
 from phlogiston.engine.program.dependencies import parents_of
 from phlogiston.engine.program.isolate import PROGRAM_LOCK, name_of, seed_sequence, signature_of
 from phlogiston.engine.program.missing import Missing
+from phlogiston.engine.program.repeatable import require_repeatable
 from phlogiston.engine.program.sites import Site, Structure, discover
 from phlogiston.engine.trace.batched import Tier
 from phlogiston.engine.trace.cache import Family
@@ -68,6 +69,7 @@ class Model:
         self._structure: Structure | None = None
         self._family: Family | None = None
         self._targets: dict[tuple[str, torch.dtype], Target] = {}
+        self._is_repeatable = False
 
     def _of(self, bound: Binding) -> Model:
         new = object.__new__(Model)
@@ -233,6 +235,17 @@ class Model:
             if self._structure is None:
                 self._structure = discover(self)
             return self._structure
+
+    def require_repeatable(self) -> None:
+        """Refuse a program that draws outside of its sites or sets seeds; the program is run three times, once for all.
+
+        Raises:
+            ModelError: the density at the same values is another one in each run; names the line.
+        """
+        with PROGRAM_LOCK:
+            if not self._is_repeatable:
+                require_repeatable(self, self.structure)
+                self._is_repeatable = True
 
     def check(self) -> list[Problem]:
         """Preflight: every problem with its site, what was found, what was expected, and the line to write.
