@@ -350,3 +350,16 @@ def test_every_error_has_one_base_and_keeps_its_own() -> None:
     assert issubclass(ph.SettingError, ValueError)
     assert issubclass(ph.UnknownName, TypeError)
     assert issubclass(ph.WorkerDied, RuntimeError)
+
+
+@pytest.mark.parametrize("method", ["importance", "nuts"])
+def test_the_mean_of_a_ratio_that_has_none_is_warned_of(method: str) -> None:
+    def program() -> None:
+        pyro.sample("a", dist.Normal(1.0, 0.5))
+        pyro.sample("b", dist.Normal(1.0, 0.5))
+
+    post = ph.infer(ph.Model(program), method, seed=0, progress=False)
+    with pytest.warns(ph.ConvergenceWarning, match=r"expect: .* Pareto shape"):
+        post.expect(lambda draw: draw["a"] / draw["b"])
+    assert post.expect(lambda draw: draw["a"] * draw["b"]).value == pytest.approx(1.0, abs=0.05)
+    assert post.expect(lambda draw: draw["a"] > 1.0).value == pytest.approx(0.5, abs=0.05)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from phlogiston.errors import ConvergenceWarning, warn
 from phlogiston.posterior.arviz_groups import unknown_site
+from phlogiston.stats.tails import mean_limit, tail_shape
+
+_MOST_CHECKED = 16  # components of a function's values whose tails are looked at
 
 
 def values_of(
@@ -23,6 +29,20 @@ def values_of(
         each = ({name: value[i] for name, value in flat.items()} for i in range(chains * rows))
         values = torch.stack([torch.as_tensor(f(_Draw(draw))) for draw in each])
     return values.reshape(chains, rows, *values.shape[1:])
+
+
+def warn_of_no_mean(values: NDArray[np.float64], weights: NDArray[np.float64] | None) -> None:
+    """Warn where values ``[chain, draw, ...]`` of a function have so heavy a tail that their mean may not exist."""
+    size = values.shape[0] * values.shape[1]
+    flat, row = values.reshape(size, -1)[:, :_MOST_CHECKED], None if weights is None else weights.reshape(-1)
+    shape = max((tail_shape(flat[:, i], row) for i in range(flat.shape[1])), default=-np.inf)
+    limit = mean_limit(size)
+    if shape > limit:
+        warn(
+            f"expect: the values of the function have a tail of Pareto shape {shape:.2f} (limit {limit:.2f}): "
+            "their mean has no finite error, and may not exist; report a quantile or a probability instead",
+            ConvergenceWarning,
+        )
 
 
 class _Draw(dict[str, torch.Tensor]):

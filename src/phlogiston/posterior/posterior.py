@@ -15,7 +15,7 @@ from phlogiston.engine.program.isolate import generator
 from phlogiston.errors import renamed
 from phlogiston.model.model import Model
 from phlogiston.posterior import arviz_groups, storage
-from phlogiston.posterior.expectation import values_of
+from phlogiston.posterior.expectation import values_of, warn_of_no_mean
 from phlogiston.posterior.labels import numbered
 from phlogiston.posterior.plan import Plan
 from phlogiston.posterior.predictive import predict
@@ -163,6 +163,8 @@ class Posterior:
         if isinstance(f, str):
             self._insist("expect", (f,))
         values = values_of(f, self.draws).numpy().astype(float)
+        if not isinstance(f, str):  # the tails of the sites themselves are judged by diagnose
+            warn_of_no_mean(values, self._numpy_weights)
         error = standard_error(values, self._numpy_weights, chains=self.is_chain)
         if self._numpy_weights is None:
             mean = values.mean((0, 1))
