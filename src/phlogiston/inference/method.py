@@ -128,6 +128,11 @@ class Needs:
                 "a discrete latent ({0}) and no continuous one",
                 "a continuous latent to move",
             ),
+            (  # scaled, it stands for copies of itself, of which one draw tells nothing
+                lambda s: self.discrete == "any" and s.discrete and s.enumerable and s.scaled,
+                "a discrete latent under poutine.scale ({0})",
+                "a method that sums it out",
+            ),
             (lambda s: self.proper_prior and s.improper, "an improper flat prior", "a prior that can be drawn from"),
             (
                 lambda s: self.proper_prior and s.missing is not None and bool(s.event_dim),
