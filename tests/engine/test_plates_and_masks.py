@@ -57,18 +57,18 @@ def test_sequences_of_unequal_length_have_the_evidence_of_the_forward_algorithm(
             states = states @ STEP
 
 
-@pytest.mark.parametrize("method", ["laplace", "gibbs", "mh"])
-def test_a_masked_discrete_latent_leaves_the_rest_of_the_posterior_alone(method: str) -> None:
+@pytest.mark.parametrize(("method", "scale"), [("laplace", 2.0), ("laplace", 1.0), ("gibbs", 1.0), ("mh", 1.0)])
+def test_a_masked_discrete_latent_leaves_the_rest_of_the_posterior_alone(method: str, scale: float) -> None:
     def program() -> None:
         mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
-        with pyro.plate("i", 3), poutine.scale(scale=2.0), poutine.mask(mask=torch.tensor([True, False, False])):
+        with pyro.plate("i", 3), poutine.scale(scale=scale), poutine.mask(mask=torch.tensor([True, False, False])):
             z = pyro.sample("z", dist.Categorical(torch.tensor([0.7, 0.1, 0.2])))
             pyro.sample("y", dist.Normal(mu, 1.0), obs=torch.ones(3) + 0.0 * z)
 
-    # One datum that counts twice: precision 1 + 2, mean 2 / 3.
+    # One datum that counts so often: precision 1 + scale, mean scale / (1 + scale).
     post = ph.infer(ph.Model(program), method, seed=0, progress=False)
-    assert float(post.draws["mu"].mean()) == pytest.approx(2 / 3, abs=0.06)
-    assert float(post.draws["mu"].std()) == pytest.approx(3**-0.5, rel=0.08)
+    assert float(post.draws["mu"].mean()) == pytest.approx(scale / (1.0 + scale), abs=0.06)
+    assert float(post.draws["mu"].std()) == pytest.approx((1.0 + scale) ** -0.5, rel=0.08)
     hidden = (post.draws["z"][..., 1:] == 0).double().mean()
     assert float(hidden) == pytest.approx(0.7, abs=0.05)
 
@@ -200,3 +200,14 @@ def test_a_scale_around_latents_that_are_summed_out_counts_copies_of_them(mask: 
     assert float(found) == pytest.approx(float(exact), rel=1e-6)
     loss = TraceEnum_ELBO(max_plate_nesting=1).loss(poutine.condition(program, {"mu": mu}), lambda: None)
     assert float(found) == pytest.approx(-float(loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["importance", "rejection", "gibbs", "mh"])
+def test_methods_that_draw_discrete_latents_refuse_scaled_ones(method: str) -> None:
+    def program() -> None:
+        with pyro.plate("i", 3), poutine.scale(scale=2.0):
+            z = pyro.sample("z", dist.Bernoulli(0.3))
+            pyro.sample("y", dist.Normal(2.0 * z, 1.0), obs=torch.ones(3))
+
+    with pytest.raises(ph.UnsupportedModel, match="site 'z': found a discrete latent under poutine.scale"):
+        ph.infer(ph.Model(program), method, seed=0, progress=False)
