@@ -209,5 +209,5 @@ def test_methods_that_draw_discrete_latents_refuse_scaled_ones(method: str) -> N
             z = pyro.sample("z", dist.Bernoulli(0.3))
             pyro.sample("y", dist.Normal(2.0 * z, 1.0), obs=torch.ones(3))
 
-    with pytest.raises(ph.UnsupportedModel, match="site 'z': found a discrete latent under poutine.scale"):
+    with pytest.raises(ph.UnsupportedModel, match=r"site 'z': found a discrete latent under poutine\.scale"):
         ph.infer(ph.Model(program), method, seed=0, progress=False)
