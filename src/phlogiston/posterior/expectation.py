@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from phlogiston.errors import ConvergenceWarning, warn
 from phlogiston.posterior.arviz_groups import unknown_site
 from phlogiston.stats.tails import mean_limit, tail_shape
+from phlogiston.stats.weights import khat_threshold, pareto_smooth
 
 _MOST_CHECKED = 16  # components of a function's values whose tails are looked at
 
@@ -33,6 +34,13 @@ def values_of(
 
 def warn_of_no_mean(values: NDArray[np.float64], weights: NDArray[np.float64] | None) -> None:
     """Warn where values ``[chain, draw, ...]`` of a function have so heavy a tail that their mean may not exist."""
+    if weights is not None:
+        with np.errstate(divide="ignore"):
+            khat = pareto_smooth(np.log(weights.reshape(-1)))[1]
+        if khat > khat_threshold(weights.size):  # the tail of the weights would be taken for that of the values
+            return
+    if np.isin(values, (0.0, 1.0)).all():  # a probability
+        return
     size = values.shape[0] * values.shape[1]
     flat, row = values.reshape(size, -1)[:, :_MOST_CHECKED], None if weights is None else weights.reshape(-1)
     shape = max((tail_shape(flat[:, i], row) for i in range(flat.shape[1])), default=-np.inf)
