@@ -1,0 +1,1 @@
+"""Densities as machine code: recorded, rolled into loops, differentiated, and emitted without a compiler to install."""
