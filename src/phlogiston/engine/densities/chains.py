@@ -11,8 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 
+from phlogiston.engine.native.call import evaluate
+from phlogiston.engine.native.density import NativeDensity
 from phlogiston.engine.trace.batched import Batched
 from phlogiston.engine.trace.graph import Graph, Values
 
@@ -94,13 +97,19 @@ def _solved(value: torch.Tensor, scale: Sequence[torch.Tensor], *, transposed: b
 
 @dataclass(frozen=True)
 class ChainDensity:
-    """``evaluate(x [D, C], *scale)`` -> log density ``[C]`` (of u) and its gradient ``[D, C]`` (with respect to x)."""
+    """``evaluate(x [D, C], *scale)`` -> log density ``[C]`` (of u) and its gradient ``[D, C]`` (with respect to x).
+
+    ``native`` is the same as machine code that samplers' kernels call themselves, where there is such code.
+    """
 
     evaluate: Evaluate
     engine: str
+    native: NativeDensity | None = None
 
 
-def chain_density(batched: Batched, scale: Scale, dim: int, chains: int, calls: int) -> ChainDensity:
+def chain_density(
+    batched: Batched, scale: Scale, dim: int, chains: int, calls: int, not_native: str = ""
+) -> ChainDensity:
     """The density of exactly so many chains.
 
     Args:
@@ -109,13 +118,27 @@ def chain_density(batched: Batched, scale: Scale, dim: int, chains: int, calls: 
         dim: length of the unconstrained vector.
         chains: columns of x.
         calls: how often it will be called, roughly: whether compiling pays depends on it.
+        not_native: why there is no native code; "" where none was asked for.
     """
     if not batched.traced:
-        return ChainDensity(_looped(batched), _named("loop", batched.reason))
+        return ChainDensity(_looped(batched), _named("loop", batched.reason or not_native))
     arguments = [torch.zeros(dim, chains, dtype=scale[0].dtype), *scale]
     key = ("chains", *(argument.shape for argument in arguments))
     tier, call = batched.prepared(key, (-1,), _standardised, arguments, chains, calls)
-    return ChainDensity(call, _named(tier, batched.reason))
+    reason = batched.reason or (f"not native: {not_native}" if not_native else "")
+    return ChainDensity(call, _named(tier, reason))
+
+
+def native_chain_density(native: NativeDensity) -> ChainDensity:
+    """The density of any number of chains in machine code."""
+
+    def evaluated(x: torch.Tensor, *scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        chains = x.shape[1]
+        call = native.call(chains, [part.numpy() for part in scale])
+        evaluate(call, np.ascontiguousarray(x.numpy()))
+        return torch.from_numpy(call.value[0, :chains].copy()), torch.from_numpy(call.grad[:, :chains].copy())
+
+    return ChainDensity(evaluated, "native", native)
 
 
 def _named(tier: str, reason: str) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from phlogiston.engine.densities.chains import ChainDensity, Scale, chain_density, of_columns
+from phlogiston.engine.densities.chains import ChainDensity, Scale, chain_density, native_chain_density, of_columns
 from phlogiston.engine.densities.coupling import tied_elements
 from phlogiston.engine.densities.joint import Columns, FullDensity, constrained_density, full_density
 from phlogiston.engine.densities.tempered import Tempered
+from phlogiston.engine.native.density import NativeProgram, native_density, recorded
 from phlogiston.engine.program.enumeration import posterior as enumerated_posterior
 from phlogiston.engine.program.enumeration import table_size as enumerated_table_size
 from phlogiston.engine.program.interpreter import LIKELIHOOD, Interpreter, Slot
@@ -44,7 +46,7 @@ class Target:
 
     Args:
         bound: a ``Model`` (or anything with ``program, args, kwargs, observed``).
-        engine: the tier to use; "auto" picks, "compiled", "graph" or "loop" insist.
+        engine: the tier to use; "auto" picks, the others insist; "native" falls back where there is no native code.
         dtype: precision of latents and densities; floating inputs and data are cast to it.
         structure: what the program consists of, where that is known.
         family: models that differ in their data alone, whose traces are to be shared.
@@ -200,13 +202,27 @@ class Target:
 
     def chains(self, scale: Scale, chains: int, calls: int) -> ChainDensity:
         """The density of so many chains, standardised by a scale like this one, for about so many calls."""
-        batched = self._function("density_and_grad", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
         key = (chains, *(part.shape for part in scale))
         with PROGRAM_LOCK, isolated(seed=0, dtype=self.dtype):
             kept = self._chains.get(key)
+            if kept is None and self.native.program is not None:
+                shapes = tuple(tuple(part.shape) for part in scale)
+                kept = self._chains[key] = native_chain_density(native_density(self.native.program, shapes, chains))
             if kept is None or kept.engine.startswith("graph"):  # more calls may now be worth compiling for
-                kept = self._chains[key] = chain_density(batched, scale, self.dim, chains, calls)
+                reason = self.native.reason
+                kept = self._chains[key] = chain_density(self._density(), scale, self.dim, chains, calls, reason)
             return kept
+
+    def _density(self) -> Batched:
+        return self._function("density_and_grad", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
+
+    @cached_property
+    def native(self) -> NativeProgram:
+        """The log density as a program for machine code, or why there is none."""
+        if self._wanted not in ("auto", "native") or self.dtype != torch.float64 or not self.dim:
+            return NativeProgram(None, "")
+        self._refuse_coupled()
+        return recorded(self._interpreter.density, self.dim)
 
     def columns(
         self, *, jacobian: bool = True

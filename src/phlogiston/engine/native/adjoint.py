@@ -29,9 +29,10 @@ def with_gradient(program: Program, of: str = "value", by: str = "u", name: str 
         name: of the new output.
     """
     full = Program(list(program.sizes), dict(program.data), list(program.items), dict(program.inputs))
-    full.outputs = dict(program.outputs)
-    sweep = _Sweep(full)
-    sweep.run(program.outputs[of][0])
+    full.outputs, full.exchangeable = dict(program.outputs), set(program.exchangeable)
+    output = program.outputs[of][0]
+    sweep = _Sweep(full, _between(full, output))
+    sweep.run(output)
     source = program.inputs[by]
     grad = sweep.adjoint_of(Ref(source, 0, (1,)))
     full.outputs[name] = (grad, (program.sizes[source],))
@@ -46,6 +47,7 @@ class Builder:
     around: tuple[int, ...] = ()
     items: list[Item] = field(default_factory=list)
     scalars: dict[float, int] = field(default_factory=dict)
+    kept: int = -1  # the buffer of a number that is added in more than one place
 
     def __call__(self, fn: str, shape: tuple[int, ...], *args: Ref | float) -> Ref:
         """``fn`` of the arguments, in a buffer of its own."""
@@ -61,8 +63,12 @@ class Builder:
         return out
 
     def add(self, to: Ref, shape: tuple[int, ...], part: Ref) -> None:
-        """Add to places of a buffer."""
-        self.items.append(Op("copy", shape, to, (part,), "+="))
+        """Add to places of a buffer; what was just computed for this alone is added where it is computed."""
+        last = self.items[-1] if self.items else None
+        if isinstance(last, Op) and last.out == part and last.how == "=" and part.buffer != self.kept:
+            self.items[-1] = last._replace(out=to, how="+=")
+        else:
+            self.items.append(Op("copy", shape, to, (part,), "+="))
 
     def fresh(self, shape: tuple[int, ...]) -> Ref:
         """A new array, with a slot for every step of the loops around."""
@@ -122,11 +128,10 @@ class _Number:
 
 
 class _Sweep:
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, active: set[int]) -> None:
+        self.program, self.active = program, active
         self.adjoints: dict[int, int] = {}
         self.scalars: dict[float, int] = {}
-        self.active = _active(program)
 
     def run(self, output: Ref) -> None:
         forward = list(self.program.items)
@@ -156,7 +161,7 @@ class _Sweep:
             if rule is None:
                 raise NotImplementedError(f"the derivative of {item.fn}")
             rule(builder, item, self.adjoint_of(item.out), adjoints)
-        elif item.how != "max=":  # what is raised to a maximum is a shift that derivatives leave out
+        else:
             self.operation(builder, item)
         return builder.items
 
@@ -170,21 +175,30 @@ class _Sweep:
                 builder.add(self.adjoint_of(arg), op.shape, ref)
 
 
-def _active(program: Program) -> set[int]:
-    """The buffers through which a change of an input reaches anything by way of derivatives."""
-    active = set(program.inputs.values())
-    operations = list(walk(program.items))
-    while True:  # a loop's later operation may feed an earlier one of the next step
-        before = len(active)
-        for item in operations:
-            flat = isinstance(item, Op) and (FUNCTIONS[item.fn].is_flat or item.how == "max=")
-            if not flat and any(arg.buffer in active for arg in _differentiable(item)):
-                active.add(item.out.buffer)
-        if len(active) == before:
-            return active
+def _between(program: Program, output: Ref) -> set[int]:
+    """The buffers through which a change of an input reaches the output by way of derivatives."""
+    links = [(arg.buffer, item.out.buffer) for item in walk(program.items) for arg in _differentiable(item)]
+    from_inputs = _closure(set(program.inputs.values()), links)
+    to_output = _closure({output.buffer}, [(after, before) for before, after in links])
+    return from_inputs & to_output
+
+
+def _closure(found: set[int], links: list[tuple[int, int]]) -> set[int]:
+    """All that can be reached from a set; an operation in a loop may feed an earlier one, in the next step."""
+    following: dict[int, list[int]] = {}
+    for before, after in links:
+        following.setdefault(before, []).append(after)
+    found, waiting = set(found), list(found)
+    while waiting:
+        new = [after for after in following.get(waiting.pop(), []) if after not in found]
+        found.update(new)
+        waiting += new
+    return found
 
 
 def _differentiable(item: Op | Call) -> Sequence[Ref]:
     if isinstance(item, Call):
         return item.args
+    if item.how == "max=":  # a shift that derivatives leave out
+        return []
     return [arg for rule, arg in zip(FUNCTIONS[item.fn].rules, item.args, strict=True) if rule is not None]

@@ -24,6 +24,10 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
+class NotNative(Exception):
+    """A program, or an operation, that has no machine code; says which and why."""
+
+
 class Table(NamedTuple):
     """Places looked up: adds ``data[buffer][offset + strides . i + steps . t]``, a constant, to a place."""
 
@@ -89,6 +93,7 @@ class Program:
         items: what is done.
         inputs: name -> the buffer that the caller fills.
         outputs: name -> where the result lies, and its shape (``strides`` go with it).
+        exchangeable: constant buffers whose contents the caller may exchange between calls of the code.
     """
 
     sizes: list[int] = field(default_factory=list)
@@ -96,6 +101,7 @@ class Program:
     items: list[Item] = field(default_factory=list)
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, tuple[Ref, tuple[int, ...]]] = field(default_factory=dict)
+    exchangeable: set[int] = field(default_factory=set)
 
     def new(self, size: int, data: Array | None = None) -> int:
         """A new buffer; a constant where ``data`` are given."""

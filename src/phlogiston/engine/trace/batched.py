@@ -22,8 +22,8 @@ from phlogiston.engine.trace import graph
 from phlogiston.engine.trace.graph import Function, Graph, Values
 from phlogiston.errors import SettingError, UntraceableProgram
 
-Tier = Literal["auto", "compiled", "graph", "loop"]
-TIERS: tuple[str, ...] = ("auto", "compiled", "graph", "loop")
+Tier = Literal["auto", "native", "compiled", "graph", "loop"]
+TIERS: tuple[str, ...] = ("auto", "native", "compiled", "graph", "loop")
 
 LEAVES_TORCH = "the trace does not follow the program: it computes outside torch, or draws from another library"
 _NOISE_THREADS = 2
@@ -121,7 +121,8 @@ class Batched:
     ) -> None:
         if tier not in TIERS:
             raise SettingError(f"engine: found {tier!r}; expected one of {', '.join(TIERS)}")
-        self._function, self._example, self._dtype, self._wanted = function, example, dtype, tier
+        self._function, self._example, self._dtype = function, example, dtype
+        self._wanted: Tier = "auto" if tier == "native" else tier  # what native code does not serve is left to choose
         self._is_random, self._verification = is_random, verification or Verification()
         self._shared_inputs, self._traces = shared or ({}, Traces())
         self._is_traced = tier == "loop"

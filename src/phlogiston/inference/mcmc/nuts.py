@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from phlogiston.inference.mcmc.adaptation import (
     windows,
 )
 from phlogiston.inference.mcmc.blocks import Drawn, Report, State
+from phlogiston.inference.mcmc.native_trees import advance_until
 from phlogiston.inference.mcmc.precompile import Wait
 from phlogiston.inference.mcmc.trees import (
     COUNT,
@@ -43,6 +45,9 @@ from phlogiston.inference.mcmc.trees import (
 from phlogiston.inference.rng import Words, fill_normals, streams
 
 Array = NDArray[Any]
+# Kernels that call the density themselves return to Python, which hears Ctrl-C, after so many leapfrogs at first, and
+# after twice as many whenever they took less than so many seconds.
+_FIRST_LEAPFROGS, _MOST_LEAPFROGS, _SECONDS_UNHEARD = 64, 2**20, 0.1
 _APPROACH = 0.5  # of warm-up at most, to find the typical set
 _INTEGER, _BOOLEAN = ("n_steps", "tree_depth"), ("diverging", "reached_max_treedepth")
 
@@ -119,7 +124,9 @@ class NutsBlock:
         done, ended, num_counted, accepted, diverged = 0, 0, 0, 0.0, 0
         wanted = window.transitions * run.chains
         while done < wanted:
-            n, at_common_step, rate, bad = advance(trees, *run.evaluate(), search.step_size, depth, rows)
+            by_all = not done
+            until = max(1, run.chains - ended)
+            n, at_common_step, rate, bad = run.advance(search.step_size, depth, rows, until, by_all=by_all)
             ended, num_counted = ended + n, num_counted + at_common_step
             accepted, diverged = accepted + rate, diverged + bad
             # Update the step size once per round, after every chain has finished a transition. Short trajectories
@@ -157,7 +164,8 @@ def _fill(run: _Run, depth: int, rows: Rows, report: Report) -> bool:
     done, since, diverged, wanted = 0, 0, 0, rows.draws.shape[0] * rows.draws.shape[1]
     try:
         while done < wanted:
-            ended, _, _, bad = advance(run.trees, *run.evaluate(), run.step_size, depth, rows)
+            until = max(1, min(10 * run.chains - since, wanted - done))
+            ended, _, _, bad = run.advance(run.step_size, depth, rows, until, by_all=False)
             done, since, diverged = done + ended, since + ended, diverged + bad
             if since >= 10 * run.chains or done == wanted:
                 report(since, run.step_size, diverged)
@@ -177,6 +185,7 @@ class _Run:
     def __init__(self, density: ChainDensity, state: State) -> None:
         self._density, self._state = density, state
         self.trees = Trees(*(state[name] for name in Trees._fields))
+        self._most = _FIRST_LEAPFROGS
         self._front = torch.from_numpy(self.trees.front)
         self.chains = self.trees.ints.shape[0]
         self.scale = scale_in(state)
@@ -189,6 +198,8 @@ class _Run:
     def scale(self, scale: Scale) -> None:
         self._scale = scale
         self._state.update(named_scale(scale))
+        native = self._density.native
+        self._call = None if native is None else native.call(self.chains, [part.numpy() for part in scale])
 
     @property
     def step_size(self) -> float:
@@ -203,6 +214,23 @@ class _Run:
         dim, dtype = self.trees.front.shape[0], self.trees.front.dtype
         grads = np.empty((self.chains, count if with_grads else 0, dim), dtype)
         return Rows(np.empty((self.chains, count, dim), dtype), np.zeros((self.chains, count, len(STATS))), grads)
+
+    def advance(
+        self, step_size: float, depth: int, rows: Rows, until: int, *, by_all: bool
+    ) -> tuple[int, int, float, int]:
+        """Move on by one leapfrog, or by many where the density can be called from machine code.
+
+        These end once ``until`` transitions have, of every chain at least one where ``by_all``, and before the next
+        look at the clock is due.
+        """
+        if self._call is None:
+            return advance(self.trees, *self.evaluate(), step_size, depth, rows)
+        began = time.perf_counter()
+        done, *found = advance_until(self.trees, self._call, step_size, depth, rows, (until, by_all, self._most))
+        ended, num_counted, accepted, diverged = found
+        if time.perf_counter() - began < _SECONDS_UNHEARD * done / self._most:
+            self._most = min(2 * self._most, _MOST_LEAPFROGS)
+        return int(ended), int(num_counted), accepted, int(diverged)
 
     def evaluate(self) -> tuple[Array, Array]:
         value, grad = self._density.evaluate(self._front, *self._scale)

@@ -1,0 +1,71 @@
+"""Machine code called from machine code: numba's kernels take the address of a density and its memory."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from phlogiston.engine.native.ir import Array
+
+
+class NativeCall(NamedTuple):
+    """A density ``x -> value, grad`` of a block of chains, for kernels.
+
+    ``x [D, C']``, ``value [1, C']`` and ``grad [D, C']`` have room for whole vectors: ``C'`` is a multiple of
+    ``width``, and columns from C on repeat the first.
+    """
+
+    address: int
+    width: int
+    x: Array
+    value: Array
+    grad: Array
+    work: Array
+    constants: Array
+    tables: Array
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _invoke(typing: Any, address: Any, arguments: Any) -> Any:
+    """Call the function at an address with a tuple of integers for its pointers; it returns nothing."""
+    count = len(arguments)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        word = ir.IntType(64)
+        pointer = ir.FunctionType(ir.VoidType(), [word] * count).as_pointer()
+        function = builder.inttoptr(values[0], pointer)
+        packed = [builder.extract_value(values[1], i) for i in range(count)]
+        builder.call(function, packed)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.UniTuple(types.int64, count)), generate
+
+
+@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def evaluate(call: NativeCall, front: Array) -> None:
+    """Density and gradient of every column of ``front [D, C]``, into ``call.value`` and ``call.grad``."""
+    dim, chains = front.shape
+    room = call.x.shape[1]
+    for d in range(dim):
+        for c in range(chains):
+            call.x[d, c] = front[d, c]
+        for c in range(chains, room):
+            call.x[d, c] = front[d, 0]
+    for first in range(0, room, call.width):
+        offset = np.int64(8 * first)
+        _invoke(
+            call.address,
+            (
+                np.int64(call.x.ctypes.data) + offset,
+                np.int64(call.value.ctypes.data) + offset,
+                np.int64(call.grad.ctypes.data) + offset,
+                np.int64(room),
+                np.int64(call.work.ctypes.data),
+                np.int64(call.constants.ctypes.data),
+                np.int64(call.tables.ctypes.data),
+            ),
+        )

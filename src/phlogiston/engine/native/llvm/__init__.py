@@ -1,0 +1,1 @@
+"""Programs of the intermediate form as machine code, by LLVM."""

@@ -1,0 +1,1 @@
+"""What a program does to its inputs, recorded and turned into the intermediate form."""
