@@ -22,8 +22,7 @@ def by_machine(program: Program, u: np.ndarray, width: int) -> dict[str, np.ndar
     found = {name: np.full((low.sizes[ref.buffer], u.shape[1]), np.nan) for name, (ref, _) in low.outputs.items()}
     work = machine.workspace()
     work[:] = np.nan  # what is not written before it is read shows
-    for column in range(0, u.shape[1], width):
-        machine({"u": u, **found}, work, column)
+    machine({"u": u, **found}, work)
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ import torch
 from phlogiston.engine.densities.chains import ChainDensity, Scale, chain_density, native_chain_density, of_columns
 from phlogiston.engine.densities.coupling import tied_elements
 from phlogiston.engine.densities.joint import Columns, FullDensity, constrained_density, full_density
+from phlogiston.engine.densities.native import NativeReadings
 from phlogiston.engine.densities.tempered import Tempered
-from phlogiston.engine.native.density import NativeProgram, native_density, recorded
 from phlogiston.engine.program.enumeration import posterior as enumerated_posterior
 from phlogiston.engine.program.enumeration import table_size as enumerated_table_size
 from phlogiston.engine.program.interpreter import LIKELIHOOD, Interpreter, Slot
@@ -76,6 +75,8 @@ class Target:
         self._family = family
         self._shared_inputs = {} if family is None else family.shared_inputs(bound, self.structure, dtype)
         self._interpreter = Interpreter(bound, self.structure)
+        wanted = engine in ("auto", "native") and dtype == torch.float64 and family is None
+        self._native = NativeReadings(self._interpreter, wanted=wanted)
         self._functions: dict[str, Batched] = {}
         self._chains: dict[tuple[Any, ...], ChainDensity] = {}
         self._full: dict[tuple[int, int], FullDensity] = {}
@@ -191,6 +192,8 @@ class Target:
 
     def engine_of(self, name: str) -> str:
         """The tier that one of the readings last ran on, with the reason where it is not the fastest."""
+        if self._native.ran(name):
+            return "native"
         function = self._functions.get(name)
         if function is None:
             return ""
@@ -205,24 +208,18 @@ class Target:
         key = (chains, *(part.shape for part in scale))
         with PROGRAM_LOCK, isolated(seed=0, dtype=self.dtype):
             kept = self._chains.get(key)
-            if kept is None and self.native.program is not None:
-                shapes = tuple(tuple(part.shape) for part in scale)
-                kept = self._chains[key] = native_chain_density(native_density(self.native.program, shapes, chains))
+            if kept is None:
+                self._refuse_coupled()
+                native = self._native.chains(tuple(tuple(part.shape) for part in scale), chains)
+                if native is not None:
+                    kept = self._chains[key] = native_chain_density(native)
             if kept is None or kept.engine.startswith("graph"):  # more calls may now be worth compiling for
-                reason = self.native.reason
+                reason = self._native.recording().reason
                 kept = self._chains[key] = chain_density(self._density(), scale, self.dim, chains, calls, reason)
             return kept
 
     def _density(self) -> Batched:
         return self._function("density_and_grad", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
-
-    @cached_property
-    def native(self) -> NativeProgram:
-        """The log density as a program for machine code, or why there is none."""
-        if self._wanted not in ("auto", "native") or self.dtype != torch.float64 or not self.dim:
-            return NativeProgram(None, "")
-        self._refuse_coupled()
-        return recorded(self._interpreter.density, self.dim)
 
     def columns(
         self, *, jacobian: bool = True
@@ -266,6 +263,12 @@ class Target:
                     f"Target.{name}", found=f"u of shape {tuple(u.shape)}", expected=f"a last dimension of {self.dim}"
                 )
             )
+        if name in _SUMMED_OUT:
+            self._refuse_coupled()
+        with PROGRAM_LOCK:
+            native = self._native.evaluate(name, u.reshape(-1, self.dim))
+        if native is not None:
+            return {key: value.reshape((*u.shape[:-1], *value.shape[1:])) for key, value in native.items()}
         return self._batch(name, {"u": u}, u.shape[:-1])
 
     def _named(self, name: str, values: Values) -> Values:

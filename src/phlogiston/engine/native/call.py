@@ -16,11 +16,10 @@ class NativeCall(NamedTuple):
     """A density ``x -> value, grad`` of a block of chains, for kernels.
 
     ``x [D, C']``, ``value [1, C']`` and ``grad [D, C']`` have room for whole vectors: ``C'`` is a multiple of
-    ``width``, and columns from C on repeat the first.
+    the code's width, and columns from C on repeat the first.
     """
 
     address: int
-    width: int
     x: Array
     value: Array
     grad: Array
@@ -55,17 +54,15 @@ def evaluate(call: NativeCall, front: Array) -> None:
             call.x[d, c] = front[d, c]
         for c in range(chains, room):
             call.x[d, c] = front[d, 0]
-    for first in range(0, room, call.width):
-        offset = np.int64(8 * first)
-        _invoke(
-            call.address,
-            (
-                np.int64(call.x.ctypes.data) + offset,
-                np.int64(call.value.ctypes.data) + offset,
-                np.int64(call.grad.ctypes.data) + offset,
-                np.int64(room),
-                np.int64(call.work.ctypes.data),
-                np.int64(call.constants.ctypes.data),
-                np.int64(call.tables.ctypes.data),
-            ),
-        )
+    _invoke(
+        call.address,
+        (
+            np.int64(call.x.ctypes.data),
+            np.int64(call.value.ctypes.data),
+            np.int64(call.grad.ctypes.data),
+            np.int64(room),
+            np.int64(call.work.ctypes.data),
+            np.int64(call.constants.ctypes.data),
+            np.int64(call.tables.ctypes.data),
+        ),
+    )

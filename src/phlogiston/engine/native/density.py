@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import llvmlite.binding as llvm
 import numpy as np
-import torch
 
 from phlogiston.engine.native.adjoint import with_gradient
 from phlogiston.engine.native.call import NativeCall
-from phlogiston.engine.native.ir import Array, NotNative, Program, walk
+from phlogiston.engine.native.ir import Array, Program, walk
 from phlogiston.engine.native.llvm.emit import emit
 from phlogiston.engine.native.llvm.machine import Machine, aligned
 from phlogiston.engine.native.lower import lower
-from phlogiston.engine.native.recording.analyse import record
 from phlogiston.engine.native.standardise import standardised
-from phlogiston.engine.program.isolate import isolated
 
 Shapes = tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class NativeProgram:
-    """The recording of a density, or the reason why it has none."""
-
-    program: Program | None
-    reason: str
-
-
-def recorded(density: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], dim: int) -> NativeProgram:
-    """Record a density ``u [D] -> value []`` of a program."""
-    example = {"u": torch.zeros(dim, dtype=torch.float64)}
-    second = {"u": torch.linspace(-0.7, 0.9, dim, dtype=torch.float64)}
-    try:
-        with isolated(seed=0, dtype=torch.float64), torch.no_grad():
-            return NativeProgram(record(density, example, second), "")
-    except NotNative as error:
-        return NativeProgram(None, str(error))
 
 
 @functools.lru_cache(maxsize=1)
@@ -85,7 +64,6 @@ class NativeDensity:
                 constants[start : start + part.size] = np.ravel(part)
         return NativeCall(
             self.machine.address,
-            width,
             np.zeros((self.dim, room)),
             np.zeros((1, room)),
             np.zeros((self.dim, room)),
@@ -117,3 +95,37 @@ def native_density(program: Program, shapes: Shapes, chains: int) -> NativeDensi
     seconds = {name: after - before for name, before, after in zip(names, clock, clock[1:], strict=False)}
     counts = (sum(1 for _ in walk(program.items)), sum(1 for _ in walk(full.items)))
     return NativeDensity(machine, form.scale, program.sizes[program.inputs["u"]], seconds, counts)
+
+
+@dataclass(frozen=True)
+class NativeRows:
+    """Machine code of a reading ``u [D]`` -> named tensors, for many rows in one call.
+
+    Args:
+        machine: the code.
+        shapes: of the outputs for one row.
+    """
+
+    machine: Machine
+    shapes: dict[str, tuple[int, ...]]
+
+    def __call__(self, u: Array) -> dict[str, Array]:
+        """``u [n, D]`` -> each output ``[n, *shape]``."""
+        rows, width = u.shape[0], self.machine.code.width
+        room = max(1, -(-rows // width)) * width
+        columns = np.zeros((u.shape[1], room))
+        columns[:, :rows] = u.T
+        columns[:, rows:] = u[:1].T if rows else 0.0
+        found = {name: np.empty((math.prod(shape), room)) for name, shape in self.shapes.items()}
+        self.machine({"u": columns, **found}, self.machine.workspace())
+        return {
+            name: np.ascontiguousarray(found[name][:, :rows].T).reshape(rows, *shape)
+            for name, shape in self.shapes.items()
+        }
+
+
+def native_rows(program: Program, *, with_grad: bool = False) -> NativeRows:
+    """Compile a recorded reading of ``u [D]``; ``with_grad`` adds the gradient of its output ``value``."""
+    full = with_gradient(program) if with_grad else program
+    shapes = {name: shape for name, (_, shape) in full.outputs.items()}
+    return NativeRows(Machine.of(emit(lower(full), widest())), shapes)

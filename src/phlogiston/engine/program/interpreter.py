@@ -80,6 +80,10 @@ class Interpreter:
         reading = self._at(inputs["u"])
         return {"value": reading.joint + reading.jacobian}
 
+    def joint_density(self, inputs: Values) -> Values:
+        """``u [D]`` -> ``value []``: log p(values, observed) alone."""
+        return {"value": self._at(inputs["u"]).joint}
+
     def joint_and_grad(self, inputs: Values) -> Values:
         """``u [D]`` -> ``value []``: log p(values, observed) alone, and ``grad [D]``."""
         return _value_and_grad(lambda u: self._at(u).joint, inputs["u"])

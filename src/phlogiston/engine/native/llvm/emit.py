@@ -16,17 +16,17 @@ from phlogiston.engine.native.llvm.layout import Layout
 from phlogiston.engine.native.llvm.loops import InnermostLoop
 from phlogiston.engine.native.llvm.routine_code import ALONE, FILL, routine_call
 
-NAME = "ph_density"
+NAME = "ph_columns"
 
 
 @dataclass
 class Code:
-    """Assembly of ``f(inputs..., outputs..., stride, work, constants, tables)``.
+    """Assembly of ``f(inputs..., outputs..., columns, work, constants, tables)``.
 
     Args:
         text: the module.
-        width: chains in a vector; ``inputs`` and ``outputs`` are ``[numbers, stride]`` doubles, of which a call
-            computes the first ``width`` columns.
+        width: chains in a vector; ``inputs`` and ``outputs`` are ``[numbers, columns]`` doubles, and ``columns`` is a
+            multiple of the width.
         work: vectors of work space.
         constants: doubles that the code reads.
         tables: places that the code reads.
@@ -68,8 +68,8 @@ class Emitter:
     def __init__(self, program: Program, width: int) -> None:
         self.program, self.asm = program, Assembly(width)
         self.order = (*program.inputs, *program.outputs)
-        self.external = {buffer: f"%{name}" for name, buffer in program.inputs.items()}
-        self.external |= {ref.buffer: f"%{name}" for name, (ref, _) in program.outputs.items()}
+        outside = (*program.inputs.values(), *(ref.buffer for ref, _ in program.outputs.values()))
+        self.external = {buffer: f"%array{k}" for k, buffer in enumerate(outside)}
         self.layout = Layout(program, self.asm, self.external)
         self.census = Census.of(program)
         self.uses: dict[int, dict[Key, Uses]] = {}
@@ -102,11 +102,13 @@ class Emitter:
         self.items(entry, self.program.items)
         self.asm.say("ret void")
         body = entry.lines
-        arguments = ", ".join(f"ptr noalias %{name}" for name in self.order)
+        arguments = ", ".join(f"ptr noalias {name}" for name in self.external.values())
         clear = self.layout.clearing(self.census)
         memory = ", ".join(f"ptr noalias %{name}" for name in ("work", "constants", "tables"))
-        head = f"define void @{NAME}({arguments}, i64 %stride, {memory})"
-        text = "\n".join([self.asm.declarations(), FILL, f"{head} {ALONE} {{", "entry:", *clear, *body, "}"])
+        head = f"define internal void @ph_vector({arguments}, i64 %stride, {memory})"
+        text = "\n".join(
+            [self.asm.declarations(), FILL, f"{head} {ALONE} {{", "entry:", *clear, *body, "}", self.columns()]
+        )
         layout = self.layout
         return Code(
             text,
@@ -117,6 +119,26 @@ class Emitter:
             self.order,
             dict(layout.constant_starts),
         )
+
+    def columns(self) -> str:
+        """The function that computes all columns, a vector of them at a time."""
+        names = list(self.external.values())
+        arrays = ", ".join(f"ptr {name}" for name in names)
+        moved = "\n".join(f"  {name}.at = getelementptr inbounds double, ptr {name}, i64 %c" for name in names)
+        given = ", ".join(f"ptr {name}.at" for name in names)
+        return f"""define void @{NAME}({arrays}, i64 %columns, ptr %work, ptr %constants, ptr %tables) {{
+entry:
+  br label %again
+again:
+  %c = phi i64 [ 0, %entry ], [ %next, %again ]
+{moved}
+  call void @ph_vector({given}, i64 %columns, ptr %work, ptr %constants, ptr %tables)
+  %next = add nsw i64 %c, {self.asm.width}
+  %more = icmp slt i64 %next, %columns
+  br i1 %more, label %again, label %done
+done:
+  ret void
+}}"""
 
     def items(self, scope: Scope, items: list[Item] | tuple[Item, ...]) -> None:
         """Write items, one after another."""

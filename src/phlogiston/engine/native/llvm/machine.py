@@ -27,7 +27,7 @@ def aligned(count: int, kind: Any = float) -> Array:
 class Machine:
     """Machine code with what it reads and writes.
 
-    ``address`` is that of ``f(inputs..., outputs..., stride, work, constants, tables)``, see ``Code``; its arguments
+    ``address`` is that of ``f(inputs..., outputs..., columns, work, constants, tables)``, see ``Code``; its arguments
     are pointers and one integer. One thread at a time may use one work space.
     """
 
@@ -59,8 +59,8 @@ class Machine:
         start = self.code.starts[buffer]
         self.constants[start : start + data.size] = data.ravel()
 
-    def __call__(self, arrays: Mapping[str, Array], work: Array, column: int = 0) -> None:
-        """Compute ``width`` columns, from ``column`` on, of arrays ``[numbers, columns]`` that lie without gaps."""
-        pointers = [arrays[name].ctypes.data + 8 * column for name in self.code.order]
-        stride = next(iter(arrays.values())).shape[-1]
-        self._call(*pointers, stride, work.ctypes.data, self.constants.ctypes.data, self.tables.ctypes.data)
+    def __call__(self, arrays: Mapping[str, Array], work: Array) -> None:
+        """Compute all columns of arrays ``[numbers, columns]`` that lie without gaps."""
+        pointers = [arrays[name].ctypes.data for name in self.code.order]
+        columns = next(iter(arrays.values())).shape[-1]
+        self._call(*pointers, columns, work.ctypes.data, self.constants.ctypes.data, self.tables.ctypes.data)

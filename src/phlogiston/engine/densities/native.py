@@ -1,0 +1,101 @@
+"""The readings of a program at an unconstrained point as machine code, each recorded when it is first asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from phlogiston.engine.native.density import NativeDensity, NativeRows, Shapes, native_density, native_rows
+from phlogiston.engine.native.ir import NotNative, Program
+from phlogiston.engine.native.recording.analyse import record
+from phlogiston.engine.program.interpreter import Interpreter
+from phlogiston.engine.program.isolate import isolated
+from phlogiston.engine.program.reading import Values
+
+# A reading of the target -> the reading of the interpreter that is recorded, and whether its gradient is wanted.
+_READINGS = {
+    "density": ("density", False),
+    "density_and_grad": ("density", True),
+    "joint_and_grad": ("joint_density", True),
+    "constrain": ("constrain", False),
+}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A reading as a program of the intermediate form; ``program`` is None where it has none, for a ``reason``."""
+
+    program: Program | None
+    reason: str = ""
+    dtypes: dict[str, torch.dtype] = field(default_factory=dict)
+
+
+class NativeReadings:
+    """What native code does for one target.
+
+    Args:
+        interpreter: of the program.
+        wanted: whether native code is to be used at all.
+    """
+
+    def __init__(self, interpreter: Interpreter, *, wanted: bool) -> None:
+        self._interpreter, self._wanted = interpreter, wanted and interpreter.dim > 0
+        self._recordings: dict[str, Recording] = {}
+        self._rows: dict[str, NativeRows] = {}
+        self._chains: dict[tuple[Shapes, int], NativeDensity] = {}
+
+    def recording(self, name: str = "density") -> Recording:
+        """One of the interpreter's readings."""
+        if not self._wanted:
+            return Recording(None)
+        if name not in self._recordings:
+            self._recordings[name] = self._recorded(name)
+        return self._recordings[name]
+
+    def _recorded(self, name: str) -> Recording:
+        dim = self._interpreter.dim
+        example = {"u": torch.zeros(dim, dtype=torch.float64)}
+        second = {"u": torch.linspace(-0.7, 0.9, dim, dtype=torch.float64)}
+        reading = getattr(self._interpreter, name)
+        try:
+            with isolated(seed=0, dtype=torch.float64), torch.no_grad():
+                dtypes: dict[str, torch.dtype] = {}
+
+                def noted(inputs: Values) -> Values:
+                    found: Values = reading(inputs)
+                    dtypes.update({key: value.dtype for key, value in found.items()})
+                    return found
+
+                return Recording(record(noted, example, second), "", dtypes)
+        except NotNative as error:
+            return Recording(None, str(error))
+
+    def chains(self, shapes: Shapes, chains: int) -> NativeDensity | None:
+        """The standardised density of a block of chains with its gradient; None where there is no native code."""
+        recording = self.recording()
+        if recording.program is None:
+            return None
+        if (shapes, chains) not in self._chains:
+            self._chains[shapes, chains] = native_density(recording.program, shapes, chains)
+        return self._chains[shapes, chains]
+
+    def evaluate(self, name: str, u: torch.Tensor) -> Values | None:
+        """One of the target's readings at ``u [n, D]``; None where it has no native code."""
+        if name not in _READINGS:
+            return None
+        reading, with_grad = _READINGS[name]
+        recording = self.recording(reading)
+        if recording.program is None:
+            return None
+        if name not in self._rows:
+            self._rows[name] = native_rows(recording.program, with_grad=with_grad)
+        found = self._rows[name](np.asarray(u.numpy(), np.float64))
+        return {
+            key: torch.from_numpy(value).to(recording.dtypes.get(key, torch.float64)) for key, value in found.items()
+        }
+
+    def ran(self, name: str) -> bool:
+        """Whether a reading of the target has run natively."""
+        return name in self._rows
