@@ -6,23 +6,30 @@ import numpy as np
 import torch
 
 from phlogiston.posterior.posterior import Posterior
-from phlogiston.stats.effective_size import spread, worth
+from phlogiston.stats.effective_size import effective_size, evenly_spaced, weighted_size
 from phlogiston.stats.weights import systematic_resample
 
 
-def worth_of(posterior: Posterior, *, weighted: bool) -> float:
-    """How many independent draws a posterior's are worth, by their weights or as they are."""
-    total = posterior.num_chains * posterior.num_draws
+def effective_size_of(posterior: Posterior, *, weighted: bool = True, tails: bool = False) -> float:
+    """Effective number of a posterior's draws, at the worst component.
+
+    Args:
+        posterior: whose draws are counted.
+        weighted: whether weighted draws are counted by their weights, or each as one.
+        tails: whether the tails of chains count beside their bulk.
+    """
+    total = float(posterior.num_chains * posterior.num_draws)
     if posterior.is_chain:
         shape = (posterior.num_chains, posterior.num_draws, -1)
-        return worth(np.concatenate([v.double().reshape(shape).numpy() for v in posterior.draws.values()], axis=2))
+        values = [value.double().reshape(shape).numpy() for value in posterior.draws.values()]
+        return effective_size(np.concatenate(values, axis=2), tails=tails)
     if posterior.weights is not None:
-        return float(1.0 / posterior.weights.square().sum()) if weighted else float(total)
-    return min(float(total), posterior.figures.get("ess", float(total)))
+        return float(weighted_size(posterior.weights.numpy())) if weighted else total
+    return min(total, posterior.figures.get("ess", total))
 
 
 def rows_of(posterior: Posterior, count: int, rng: np.random.Generator, *, weighted: bool) -> torch.Tensor:
-    """So many rows of the flattened draws: in proportion to their weights, or as far apart as can be."""
+    """Indices of ``count`` of the flattened draws: in proportion to their weights, or as far apart as possible."""
     if weighted and posterior.log_weights is not None:
         return torch.from_numpy(systematic_resample(posterior.log_weights.reshape(-1).numpy(), count, rng))
-    return spread(posterior.num_chains * posterior.num_draws, count)
+    return evenly_spaced(posterior.num_chains * posterior.num_draws, count)

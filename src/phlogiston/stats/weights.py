@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phlogiston.errors import ImpossibleEvidence
+from phlogiston.stats.effective_size import weighted_size
 from phlogiston.stats.estimate import Estimate
 
 Array = NDArray[np.float64]
@@ -103,8 +104,7 @@ def effective_sample_size(log_weights: Array) -> float:
         >>> round(effective_sample_size(np.zeros(100)), 6)
         100.0
     """
-    weights = np.exp(log_weights - log_weights.max())
-    return float(weights.sum() ** 2 / (weights**2).sum())
+    return float(weighted_size(np.exp(log_weights - log_weights.max())))
 
 
 def khat_threshold(num_draws: int) -> float:

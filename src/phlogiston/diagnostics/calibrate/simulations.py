@@ -14,7 +14,7 @@ from phlogiston.errors import SettingError, UnsupportedModel, problem
 from phlogiston.model.model import Model
 from phlogiston.posterior.compatibility import mismatch
 from phlogiston.posterior.posterior import Posterior
-from phlogiston.posterior.thinning import rows_of, worth_of
+from phlogiston.posterior.thinning import effective_size_of, rows_of
 
 Values = dict[str, torch.Tensor]
 
@@ -64,7 +64,7 @@ def _picked(posterior: Posterior, count: int, seed: np.random.SeedSequence) -> V
     Raises:
         SettingError: there are not so many.
     """
-    rng, size = generator(seed), worth_of(posterior, weighted=True)
+    rng, size = generator(seed), effective_size_of(posterior)
     if size < count:
         found = f"draws that are worth {size:.0f} independent ones"
         fix = f"a posterior with more draws, or num_simulations={max(20, int(size))}"

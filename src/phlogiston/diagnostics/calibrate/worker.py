@@ -25,8 +25,8 @@ from phlogiston.inference.method import Method, run_method
 from phlogiston.inference.methods.nuts import NUTS
 from phlogiston.model.model import Model
 from phlogiston.posterior.posterior import Posterior
-from phlogiston.posterior.thinning import rows_of, worth_of
-from phlogiston.stats.effective_size import spread, worth
+from phlogiston.posterior.thinning import effective_size_of, rows_of
+from phlogiston.stats.effective_size import effective_size, evenly_spaced
 from phlogiston.stats.ranks import fractional_ranks
 
 Array = NDArray[np.float64]
@@ -125,8 +125,8 @@ class Worker:
         picked, sizes, flagged = [], [], []
         for i in range(count):
             values = found.u[i].numpy()
-            size = worth(values)
-            index = spread(values.shape[0] * values.shape[1], _kept(size, values.shape[0] * values.shape[1]))
+            size = effective_size(values)
+            index = evenly_spaced(values.shape[0] * values.shape[1], _kept(size, values.shape[0] * values.shape[1]))
             picked.append(found.u[i].flatten(0, 1)[index])
             sizes.append(len(index))
             flagged.append(size < FEWEST_DRAWS or bool(found.diverging[i] > OFTEN))
@@ -144,7 +144,7 @@ class Worker:
             data = {name: value[i] for name, value in part.data.items()}
             posterior = self._posterior(data, as_int(seed))
             weighted = self.job.corrected is not False
-            keep = _kept(worth_of(posterior, weighted=weighted), posterior.num_chains * posterior.num_draws)
+            keep = _kept(effective_size_of(posterior, weighted=weighted), posterior.num_chains * posterior.num_draws)
             index = rows_of(posterior, keep, generator(spawn(seed, 1)[0]), weighted=weighted)
             picked.append({name: value[index] for name, value in posterior.samples().items()})
             flagged.append(bool(posterior.diagnose(thorough=False)))

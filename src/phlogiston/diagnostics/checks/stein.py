@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from phlogiston.diagnostics.checks.jumps import Jumps, jumps_along
 from phlogiston.posterior.verdict import Check, Finding, failed, skipped
+from phlogiston.stats.effective_size import weighted_size
 from phlogiston.stats.moments import standard_error
 from phlogiston.stats.weights import pareto_smooth, systematic_resample
 
@@ -147,8 +148,8 @@ def check_draws(
     if weights is not None:
         good |= weights == 0.0
         u, gradient = (np.where(weights[..., None] > 0.0, part, 0.0) for part in (u, gradient))
-        if (worth := float(weights.sum() ** 2 / np.square(weights).sum())) < _FEWEST:
-            return skipped(name, f"weights worth {worth:.0f} draws are too few")
+        if (size := float(weighted_size(weights))) < _FEWEST:
+            return skipped(name, f"weighted draws with an effective size of {size:.0f} are too few")
     if good.size < _FEWEST:
         return skipped(name, f"{good.size} draws are too few")
     if (share := 1.0 - good.mean()) > _UNUSABLE:

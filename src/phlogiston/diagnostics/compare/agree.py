@@ -22,6 +22,7 @@ from phlogiston.inference.infer import infer
 from phlogiston.model.model import Model
 from phlogiston.posterior.labels import component
 from phlogiston.posterior.posterior import Posterior
+from phlogiston.posterior.thinning import effective_size_of
 from phlogiston.posterior.verdict import Diagnosis
 from phlogiston.stats.divergence import C2st, Mmd, c2st, mmd
 from phlogiston.stats.estimate import Estimate
@@ -336,27 +337,17 @@ def _points(post: Posterior, rng: np.random.Generator) -> Array:
     total, structure = post.num_chains * post.num_draws, model.structure
     values = {site.name: post.draws[site.name].flatten(0, 1) for site in structure.of("latent")}
     if post.log_weights is not None:
-        worth = int(min(post.figures.get("ess", total) / 2, _MOST_POINTS))
+        size = int(min(post.figures.get("ess", total) / 2, _MOST_POINTS))
         logs = post.log_weights.reshape(-1).double().numpy()
-        rows = np.unique(systematic_resample(logs, max(worth, 16), rng))  # a point twice would teach a classifier
+        rows = np.unique(systematic_resample(logs, max(size, 16), rng))  # a point twice would teach a classifier
     else:
-        worth = min(int(_worth(post)), _MOST_POINTS)
-        rows = np.linspace(0, total - 1, max(worth, 8)).astype(int)
+        size = min(int(effective_size_of(post, tails=True)), _MOST_POINTS)
+        rows = np.linspace(0, total - 1, max(size, 8)).astype(int)
     values = {name: value[torch.from_numpy(rows)] for name, value in values.items()}
     parts = [target.unconstrain(values)] if structure.continuous else []
     parts += [values[site.name].reshape(len(rows), -1).double() for site in structure.discrete]
     points = torch.cat(parts, -1).double().numpy()
     return np.asarray(points[np.isfinite(points).all(1)])
-
-
-def _worth(post: Posterior) -> float:
-    """How many independent draws they are worth, at the worst component of a latent."""
-    total = float(post.num_chains * post.num_draws)
-    if not post.is_chain:
-        return min(total, post.figures.get("ess", total))
-    table = post.summary()
-    columns = [name for name in table.columns if name.startswith("ess")]
-    return float(np.nanmin(table[columns].to_numpy(dtype=float))) if columns else total
 
 
 def _evidence(post: Posterior, seed: int) -> Estimate | None:

@@ -18,6 +18,7 @@ from phlogiston.errors import ImpossibleEvidence, SettingError, problem
 from phlogiston.inference.mcmc.gibbs import root_of
 from phlogiston.inference.particles.moves import Kernel, Move, Walkers, evaluate_at
 from phlogiston.inference.particles.proposals import checked
+from phlogiston.stats.effective_size import weighted_size
 from phlogiston.stats.weights import systematic_resample
 
 Array = NDArray[Any]
@@ -63,16 +64,15 @@ def next_beta(likelihood: Array, beta: float, ess: float) -> float:
     alive = likelihood[likelihood > -np.inf]
     logs = alive - alive.max()
 
-    def share(step: float) -> float:
-        weights = np.exp(step * logs)
-        return float(np.square(weights.sum()) / np.square(weights).sum() / weights.size)
+    def fraction(step: float) -> float:
+        return float(weighted_size(np.exp(step * logs))) / logs.size
 
-    if share(1.0 - beta) >= ess:
+    if fraction(1.0 - beta) >= ess:
         return 1.0
     low, high = 0.0, 1.0 - beta
     for _ in range(60):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if share(middle) >= ess else (low, middle)
+        low, high = (middle, high) if fraction(middle) >= ess else (low, middle)
     return beta + max(low, 1e-12)
 
 

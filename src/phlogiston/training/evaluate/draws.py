@@ -10,6 +10,7 @@ import torch
 from phlogiston.engine.program.isolate import seed_sequence, spawn
 from phlogiston.errors import positive_int
 from phlogiston.posterior.posterior import Posterior
+from phlogiston.stats.effective_size import weighted_size
 from phlogiston.stats.elbo import figures_of
 from phlogiston.stats.estimate import Estimate
 from phlogiston.training.evaluate.likelihood import likelihood
@@ -33,9 +34,8 @@ def posterior(encoded: Encoded, num_samples: int, seed: int | None) -> Posterior
     figures["gap"] = float(evidence.value) - figures["elbo"]
     figures["gap_se"] = float(np.hypot(float(evidence.se), figures["elbo_se"]))
     if found.pareto_k is not None:
-        relative = torch.softmax(weights, 0)
         figures["pareto_k"] = float(np.nanmax(found.pareto_k))
-        figures["ess"] = float((1.0 / (relative**2).sum(0)).min())
+        figures["ess"] = float(weighted_size(torch.softmax(weights, 0).numpy(), 0).min())
     return Posterior(
         draws={name: draws[name].unsqueeze(0) for name in encoded.terms.local},
         method="amortized",
