@@ -70,7 +70,6 @@ TANGLED: dict[str, set[str]] = {
     "diagnostics/calibrate/calibrate.py": {"calibrate"},
     "diagnostics/compare/generators.py": {"compare_generators"},
     "engine/learning/elbo_terms.py": {"_find_parameters", "_with_guide"},
-    "inference/method.py": {"unmet"},
     "inference/variational/learned.py": {"learn"},
     "inference/variational/training.py": {"fitted"},
     "training/adversarial/critics.py": {"__init__"},

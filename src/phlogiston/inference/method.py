@@ -107,45 +107,72 @@ class Needs:
 
     def unmet(self, structure: Structure) -> str | None:
         """The first latent that forbids the method, as a message; None if there is none."""
-        checks: list[tuple[Callable[[Site], bool], str, str]] = [
-            (
-                lambda s: self.continuous == "none" and not s.discrete,
-                "a continuous latent ({0})",
-                "finitely many values",
-            ),
-            (
-                lambda s: self.discrete == "enumerable" and s.discrete and not s.enumerable,
-                "a discrete latent that cannot be enumerated ({0})",
-                "a continuous latent or finitely many values",
-            ),
-            (
-                lambda s: self.discrete == "enumerable" and s.discrete and bool(s.unplated),
-                "a discrete latent with a batch outside any plate",
-                "a plate for each batch dimension",
-            ),
-            (
-                lambda s: self.continuous == "some" and not structure.continuous,
-                "a discrete latent ({0}) and no continuous one",
-                "a continuous latent to move",
-            ),
-            (  # scaled, it stands for copies of itself, of which one draw tells nothing
-                lambda s: self.discrete == "any" and s.discrete and s.enumerable and s.scaled,
-                "a discrete latent under poutine.scale ({0})",
-                "a method that sums it out",
-            ),
-            (lambda s: self.proper_prior and s.improper, "an improper flat prior", "a prior that can be drawn from"),
-            (
-                lambda s: self.proper_prior and s.missing is not None and bool(s.event_dim),
-                "missing entries within an event ({0}), which its prior draws together with the observed ones",
-                "events that are observed or missing as a whole",
-            ),
-            (lambda s: self.density and s.masked, "a masked latent, whose density is improper", "no mask on latents"),
-        ]
         for site in structure.of("latent"):
-            for forbids, found, expected in checks:
-                if forbids(site):
-                    return problem(f"site {site.name!r}", found=found.format(site.distribution), expected=expected)
+            for requirement in _REQUIREMENTS:
+                if requirement.is_broken(self, site, structure):
+                    found = requirement.found.format(site.distribution)
+                    return problem(f"site {site.name!r}", found=found, expected=requirement.expected)
         return None
+
+
+@dataclass(frozen=True)
+class _Requirement:
+    """A condition that a method may put on every latent.
+
+    Args:
+        is_broken: whether a latent of a program breaks it, if the method has these needs.
+        found: what the message says of the latent; ``{0}`` is the name of its distribution.
+        expected: what the method could treat.
+    """
+
+    is_broken: Callable[[Needs, Site, Structure], bool]
+    found: str
+    expected: str
+
+
+_REQUIREMENTS = (
+    _Requirement(
+        lambda needs, site, _: needs.continuous == "none" and not site.discrete,
+        "a continuous latent ({0})",
+        "finitely many values",
+    ),
+    _Requirement(
+        lambda needs, site, _: needs.discrete == "enumerable" and site.discrete and not site.enumerable,
+        "a discrete latent that cannot be enumerated ({0})",
+        "a continuous latent or finitely many values",
+    ),
+    _Requirement(
+        lambda needs, site, _: needs.discrete == "enumerable" and site.discrete and bool(site.unplated),
+        "a discrete latent with a batch outside any plate",
+        "a plate for each batch dimension",
+    ),
+    _Requirement(
+        lambda needs, _, structure: needs.continuous == "some" and not structure.continuous,
+        "a discrete latent ({0}) and no continuous one",
+        "a continuous latent to move",
+    ),
+    # A scaled latent stands for copies of itself, of which a single draw tells nothing.
+    _Requirement(
+        lambda needs, site, _: needs.discrete == "any" and site.discrete and site.enumerable and site.scaled,
+        "a discrete latent under poutine.scale ({0})",
+        "a method that sums it out",
+    ),
+    _Requirement(
+        lambda needs, site, _: needs.proper_prior and site.improper,
+        "an improper flat prior",
+        "a prior that can be drawn from",
+    ),
+    _Requirement(
+        lambda needs, site, _: needs.proper_prior and site.missing is not None and bool(site.event_dim),
+        "missing entries within an event ({0}), which its prior draws together with the observed ones",
+        "events that are observed or missing as a whole",
+    ),
+    _Requirement(
+        lambda needs, site, _: needs.density and site.masked,
+        "a masked latent, whose density is improper",
+        "no mask on latents",
+    ),
+)
 
 
 def require(method: Any, model: Model) -> Model:
