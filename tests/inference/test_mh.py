@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import phlogiston as ph
-from phlogiston.inference.mcmc.gibbs import acceptance
 from phlogiston.inference.mcmc.metropolis import compare, on_values, proposals
+from phlogiston.inference.mcmc.random_walk import acceptance
 from phlogiston.inference.particles.proposals import from_prior
 from phlogiston.inference.rng import streams
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from phlogiston.engine.densities.target import Target
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.errors import UnsupportedModel, one_of, problem
-from phlogiston.inference.mcmc.gibbs import root_of
+from phlogiston.inference.mcmc.random_walk import root_of
 from phlogiston.inference.method import Needs, run_method
 from phlogiston.inference.methods.importance import Importance
 from phlogiston.model.model import Model

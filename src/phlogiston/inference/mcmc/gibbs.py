@@ -25,20 +25,11 @@ from phlogiston.inference.mcmc.gibbs_plan import (
     walks_of,
     without_jacobian,
 )
+from phlogiston.inference.mcmc.random_walk import acceptance, new_stats, optimal_acceptance, optimal_step, root_of
 from phlogiston.inference.rng import fill_normals, fill_uniforms, streams
 
 Array = NDArray[Any]
 _DISAGREES = 1e-7  # relative: by so much the density may differ from what the parallel moves made of it
-
-
-def wanted_acceptance(dim: int) -> float:
-    """Of a random walk: 0.44 in one dimension, 0.234 in many (Roberts, Gelman and Gilks, 1997)."""
-    return 0.234 + 0.206 / dim
-
-
-def usual_step(dim: int) -> float:
-    """The best scale of a random walk's steps, in units of a normal target's (Roberts, Gelman and Gilks, 1997)."""
-    return 2.38 / math.sqrt(max(1, dim))
 
 
 def on_all_latents(task: Task, target: Target) -> tuple[Density, Any]:
@@ -80,7 +71,7 @@ class GibbsBlock:
         w, step = starts.numpy(), np.zeros(density.width)
         if self.step_size is not None:
             step += math.log(
-                self.step_size / usual_step(sum(p.coordinates.size for p in density.parts if not p.site.discrete))
+                self.step_size / optimal_step(sum(p.coordinates.size for p in density.parts if not p.site.discrete))
             )
         return {
             "w": w[: len(seeds)].copy(),
@@ -133,17 +124,6 @@ class GibbsBlock:
         if not self.walks_only:
             del stats["accepted"]  # of several draws that are always accepted
         return Drawn(torch.from_numpy(draws), stats, np.full(run.chains, done), interrupted)
-
-
-def new_stats(chains: int, count: int) -> dict[str, Array]:
-    """Room for the statistics of so many draws."""
-    shape = (chains, count)
-    return {
-        "lp": np.empty(shape),
-        "acceptance_rate": np.empty(shape),
-        "accepted": np.zeros(shape, bool),
-        "num_nan": np.zeros(shape, np.int64),
-    }
 
 
 class GibbsRun:
@@ -235,7 +215,7 @@ class GibbsRun:
             noise = np.sign(noise) * np.maximum(1.0, np.rint(np.abs(noise) * step))
             return np.asarray(self.w[:, move.coordinates] + noise)
         roots = np.stack([self.state.get(f"root_{i}", np.eye(dim)) for i in first])
-        step = step * usual_step(dim)
+        step = step * optimal_step(dim)
         return np.asarray(self.w[:, move.coordinates] + step * np.einsum("eij,nej->nei", roots, noise))
 
     def _other_states(self, move: Move) -> Array:
@@ -262,7 +242,7 @@ class GibbsRun:
         self.terms = np.where(taken, terms, self.terms)
         if gain:
             first = move.coordinates[:, 0]
-            change = gain * (probability.mean(0) - (self._target or wanted_acceptance(dim)))
+            change = gain * (probability.mean(0) - (self._target or optimal_acceptance(dim)))
             self.state["log_step"][first] = np.clip(self.state["log_step"][first] + change, -30.0, 30.0)
         return probability, np.isnan(ratio).sum(1)
 
@@ -286,11 +266,6 @@ class GibbsRun:
                     self.state["centre"][row], self.state["width"][row] = values.mean(0), values.std(0)
 
 
-def acceptance(log_ratio: Array) -> Array:
-    """The probability to accept, of the log ratio of densities less that of proposals; 0 where that is NaN."""
-    return np.nan_to_num(np.exp(np.minimum(log_ratio, 0.0)), nan=0.0)
-
-
 def conditional(full: FullDensity, move: Move, w: Array) -> tuple[Array, Array]:
     """The full conditionals of an enumerated move.
 
@@ -311,18 +286,6 @@ def conditional(full: FullDensity, move: Move, w: Array) -> tuple[Array, Array]:
     return weights / weights.sum(-1, keepdims=True), terms
 
 
-def root_of(values: Array) -> Array:
-    """A root of the covariance of ``values [n, d]``, shrunk towards its diagonal by their number."""
-    count, dim = values.shape
-    covariance = np.atleast_2d(np.cov(values.T, bias=True))
-    spread = np.diag(covariance).copy()
-    spread[~(spread > 0.0)] = 1.0
-    share = (5.0 * dim) / (count + 5.0 * dim) if dim > 1 else 0.0
-    mixed = (1.0 - share) * covariance + share * np.diag(spread)
-    mixed[range(dim), range(dim)] = spread * (1.0 + 1e-10)
-    return np.linalg.cholesky(mixed)
-
-
 def can_be_summed_out(target: Target, largest_table: int) -> bool:
     """Whether enumeration along plates is right for the program's discrete latents, and no table too large."""
     if not target.structure.discrete:
@@ -336,14 +299,3 @@ def values_of_all(
     """Draws ``w [C, n, W]`` as latents and deterministics, after those drawn before."""
     found = target.full(1, 0).values(w)
     return {name: torch.cat([before[name], value], 1) if before else value for name, value in found.items()}
-
-
-__all__ = [
-    "GibbsBlock",
-    "GibbsRun",
-    "acceptance",
-    "can_be_summed_out",
-    "conditional",
-    "on_all_latents",
-    "values_of_all",
-]

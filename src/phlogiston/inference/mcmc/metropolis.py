@@ -23,7 +23,7 @@ from phlogiston.errors import ImpossibleEvidence, SettingError, did_you_mean, pr
 from phlogiston.inference.joint_starts import joint_points
 from phlogiston.inference.mcmc.adaptation import StepSearch, Window, unit_scale, windows
 from phlogiston.inference.mcmc.blocks import Density, Drawn, Report, State, Task
-from phlogiston.inference.mcmc.gibbs import acceptance, new_stats, root_of, usual_step, wanted_acceptance
+from phlogiston.inference.mcmc.random_walk import acceptance, new_stats, optimal_acceptance, optimal_step, root_of
 from phlogiston.inference.particles.proposals import Proposal
 from phlogiston.inference.rng import Words, fill_normals, fill_uniforms, jit, streams, uniform
 from phlogiston.inference.starts import starting_points
@@ -69,7 +69,7 @@ class WalkBlock:
             "lp": density(u),
             "words": streams(seeds),
             "root": np.eye(u.shape[1]),
-            "step_size": np.asarray(self.step_size or usual_step(u.shape[1])),
+            "step_size": np.asarray(self.step_size or optimal_step(u.shape[1])),
         }
 
     def warm_up(self, density: Columns, state: State, report: Report) -> None:
@@ -79,7 +79,7 @@ class WalkBlock:
 
     def _warm_up_window(self, density: Columns, state: State, window: Window, report: Report) -> None:
         chains, dim = state["u"].shape
-        search = StepSearch(float(state["step_size"]), self.target_accept_prob or wanted_acceptance(dim))
+        search = StepSearch(float(state["step_size"]), self.target_accept_prob or optimal_acceptance(dim))
         seen = np.empty((window.transitions, chains, dim))
         for t in range(window.transitions):
             state["step_size"] = np.asarray(search.step_size)
@@ -92,7 +92,7 @@ class WalkBlock:
         state["step_size"] = np.asarray(search.average)
         if window.learns:
             state["root"] = root_of(seen[window.transitions // 4 :].reshape(-1, dim))
-            state["step_size"] = np.asarray(usual_step(dim))
+            state["step_size"] = np.asarray(optimal_step(dim))
 
     def sample(self, density: Columns, state: State, num_samples: int, report: Report) -> Drawn:
         """So many draws of every chain; in place, so that the next call goes on where this one ended."""

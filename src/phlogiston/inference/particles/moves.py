@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from phlogiston.engine.densities.tempered import Tempered
 from phlogiston.errors import SettingError, problem
-from phlogiston.inference.mcmc.gibbs import usual_step, wanted_acceptance
+from phlogiston.inference.mcmc.random_walk import optimal_acceptance, optimal_step
 from phlogiston.model.registry import Registry
 from phlogiston.stats.leapfrog import leapfrogs
 
@@ -183,11 +183,11 @@ class RandomWalk:
 
     def initial_step(self, dim: int) -> float:
         """What is best for a normal density."""
-        return usual_step(dim)
+        return optimal_step(dim)
 
     def target_acceptance(self, dim: int) -> float:
         """What is best for a normal density."""
-        return wanted_acceptance(dim)
+        return optimal_acceptance(dim)
 
     def propose(
         self, kernel: Kernel, evaluate: Callable[[Array], Walkers], walkers: Walkers, rng: np.random.Generator

@@ -15,7 +15,7 @@ from phlogiston.engine.densities.target import Target
 from phlogiston.engine.densities.tempered import Tempered
 from phlogiston.engine.program.isolate import spawn
 from phlogiston.errors import ImpossibleEvidence, SettingError, problem
-from phlogiston.inference.mcmc.gibbs import root_of
+from phlogiston.inference.mcmc.random_walk import root_of
 from phlogiston.inference.particles.moves import Kernel, Move, Walkers, evaluate_at
 from phlogiston.inference.particles.proposals import checked
 from phlogiston.stats.effective_size import weighted_size
