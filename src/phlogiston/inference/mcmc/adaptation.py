@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from phlogiston.engine.densities.chains import Scale
+from phlogiston.engine.densities.chains import ChainDensity, Scale
+from phlogiston.engine.native.call import NativeCall
 from phlogiston.stats.leapfrog import leapfrogs
 
 Array = NDArray[Any]
@@ -169,6 +170,53 @@ def named_scale(scale: Scale) -> dict[str, Array]:
 def scale_in(state: dict[str, Array]) -> Scale:
     """The scale among the arrays of a block's state."""
     return tuple(torch.from_numpy(state[name]) for name in sorted(state) if name.startswith("scale_"))
+
+
+class Tuning:
+    """Step size and scale of a block of chains, which are kept among the arrays of its state."""
+
+    def __init__(self, density: ChainDensity, state: dict[str, Array]) -> None:
+        self._density, self._state = density, state
+        self._scale = scale_in(state)
+        self._call: NativeCall | None = None
+
+    @property
+    def scale(self) -> Scale:
+        """The scale of every direction; a new one replaces that of the state."""
+        return self._scale
+
+    @scale.setter
+    def scale(self, scale: Scale) -> None:
+        self._scale, self._call = scale, None
+        self._state.update(named_scale(scale))
+
+    def native_call(self, chains: int) -> NativeCall | None:
+        """The density at this scale as machine code for kernels; None where there is none."""
+        if self._call is None and self._density.native is not None:
+            self._call = self._density.native.call(chains, [part.numpy() for part in self._scale])
+        return self._call
+
+    @property
+    def step_size(self) -> float:
+        """The step size; a new one replaces that of the state."""
+        return float(self._state["step_size"])
+
+    @step_size.setter
+    def step_size(self, value: float) -> None:
+        self._state["step_size"] = np.asarray(value)
+
+    def evaluate(self, x: torch.Tensor) -> tuple[Array, Array]:
+        """Log density ``[C]`` and gradient ``[D, C]`` at contiguous standardised points ``x [D, C]``."""
+        value, grad = self._density.evaluate(x, *self._scale)
+        return value.numpy(), grad.numpy()
+
+    def search(self, x: Array, value: Array, grad: Array, momentum: Array) -> None:
+        """Replace the step size by a reasonable one; see ``reasonable_step``."""
+
+        def density(x: Array) -> tuple[Array, Array]:
+            return self.evaluate(torch.from_numpy(np.ascontiguousarray(x)))
+
+        self.step_size = reasonable_step(density, x, value, grad, momentum, self.step_size)
 
 
 def learnt_scale(draws: Array, grads: Array, scale: Scale) -> Scale:

@@ -15,9 +15,8 @@ from phlogiston.engine.program.isolate import gc_paused
 from phlogiston.inference.mcmc.adaptation import (
     MassMatrix,
     StepSearch,
+    Tuning,
     named_scale,
-    reasonable_step,
-    scale_in,
     unit_scale,
 )
 from phlogiston.inference.mcmc.blocks import Drawn, Report, State
@@ -185,7 +184,7 @@ class HmcBlock:
         self._tune(run, self.num_warmup - by_trees, report)
 
     def _tune(self, run: _Run, transitions: int, report: Report) -> None:
-        search = StepSearch(run.step_size, self.target_accept_prob)
+        search = StepSearch(run.tuning.step_size, self.target_accept_prob)
         length = TrajectoryLength(math.log(run.length))
         for _ in range(transitions):
             before, share = run.x.copy(), run.share()
@@ -194,10 +193,10 @@ class HmcBlock:
                 length.update(before, run.moved, run.momentum, row[2], share)
                 run.length = math.exp(length.log_length)
             search.update(float(np.mean(row[2])))
-            run.step_size = search.step_size
-            report(run.chains, run.step_size, int(row[3].sum()))
+            run.tuning.step_size = search.step_size
+            report(run.chains, run.tuning.step_size, int(row[3].sum()))
         if transitions:
-            run.step_size = search.average
+            run.tuning.step_size = search.average
         if length.count:
             run.length = math.exp(length.log_average)
 
@@ -213,15 +212,15 @@ class HmcBlock:
                 stats[i] = run.transition()
                 draws[i], steps[i] = run.x, run.steps
                 done += 1
-                report(run.chains, run.step_size, int(stats[i, 3].sum()))
+                report(run.chains, run.tuning.step_size, int(stats[i, 3].sum()))
         except KeyboardInterrupt:
             interrupted = True
         rows = torch.from_numpy(np.moveaxis(draws, 2, 0).reshape(-1, run.x.shape[0]))
-        u = scaled_rows(rows, run.scale).reshape(run.chains, num_samples, -1)
+        u = scaled_rows(rows, run.tuning.scale).reshape(run.chains, num_samples, -1)
         named = {name: np.ascontiguousarray(stats[:, k].T) for k, name in enumerate(STATS)}
         named["diverging"] = named["diverging"].astype(bool)
         named["n_steps"] = np.tile(steps, (run.chains, 1))
-        named["step_size"] = np.full((run.chains, num_samples), run.step_size)
+        named["step_size"] = np.full((run.chains, num_samples), run.tuning.step_size)
         return Drawn(u, named, np.full(run.chains, done), interrupted)
 
 
@@ -229,30 +228,13 @@ class _Run:
     """A block's state at work; its arrays are changed in place."""
 
     def __init__(self, sampler: HmcBlock, density: ChainDensity, state: State) -> None:
-        self._sampler, self._density, self._state = sampler, density, state
+        self._sampler, self._state = sampler, state
         self.x, self.words = state["x"], state["words"]
         self.chains = self.x.shape[1]
         self.steps = 0
         self.moved, self.momentum = np.empty_like(self.x), np.empty_like(self.x)
-        self.scale = scale_in(state)
+        self.tuning = Tuning(density, state)
         self._lp = np.empty((3, self.chains))
-
-    @property
-    def scale(self) -> Scale:
-        return self._scale
-
-    @scale.setter
-    def scale(self, scale: Scale) -> None:
-        self._scale = scale
-        self._state.update(named_scale(scale))
-
-    @property
-    def step_size(self) -> float:
-        return float(self._state["step_size"])
-
-    @step_size.setter
-    def step_size(self, value: float) -> None:
-        self._state["step_size"] = np.asarray(value)
 
     @property
     def length(self) -> float:
@@ -266,21 +248,17 @@ class _Run:
         """The part of the trajectory length that the next transition takes."""
         return 1.0 - self._sampler.jitter * halton(int(self._state["transitions"]) + 1)
 
-    def _at(self, x: Array) -> tuple[Array, Array]:
-        value, grad = self._density.evaluate(torch.from_numpy(np.ascontiguousarray(x)), *self._scale)
-        return value.numpy(), grad.numpy()
-
     def restart(self, *, search: bool) -> None:
         """Evaluate density and gradient at the chains' points; where wanted look for a step size."""
-        value, grad = self._at(self.x)
+        value, grad = self.tuning.evaluate(torch.from_numpy(self.x))
         self._lp[0], self.grad = value, grad.copy()
         if search:
             draw_momenta(self.words, self.momentum)
-            self.step_size = reasonable_step(self._at, self.x, value, grad, self.momentum, self.step_size)
+            self.tuning.search(self.x, value, grad, self.momentum)
 
     def transition(self) -> Array:
         """One trajectory of every chain; statistics ``[len(STATS), C]``."""
-        eps, share = self.step_size, self.share()
+        eps, share = self.tuning.step_size, self.share()
         self._state["transitions"] = self._state["transitions"] + 1
         wanted = self._sampler.num_steps or math.ceil(share * self.length / eps)
         self.steps = min(max(wanted, 1), MAX_STEPS)
@@ -290,10 +268,10 @@ class _Run:
         front, grad, kick = torch.from_numpy(self.moved), self.grad, 0.5 * eps
         for _ in range(self.steps):
             step(self.moved, self.momentum, grad, kick, eps)
-            value, new = self._density.evaluate(front, *self._scale)
-            grad, kick = new.numpy(), eps
+            value, grad = self.tuning.evaluate(front)
+            kick = eps
         step(self.moved, self.momentum, grad, 0.5 * eps, 0.0)
-        self._lp[1] = value.numpy()
+        self._lp[1] = value
         row = np.empty((len(STATS), self.chains))
         accept(self.words, Points(self.x, self.grad), Points(self.moved, grad), self.momentum, self._lp, row)
         return row

@@ -17,11 +17,10 @@ from phlogiston.inference.mcmc.adaptation import (
     MANY_CHAINS,
     MassMatrix,
     StepSearch,
+    Tuning,
     Window,
     learnt_scale,
     named_scale,
-    reasonable_step,
-    scale_in,
     unit_scale,
     windows,
 )
@@ -120,7 +119,7 @@ class NutsBlock:
     def _warm_up_window(self, run: _Run, window: Window, report: Report) -> None:
         trees, depth = run.trees, min(window.max_depth, self.max_tree_depth)
         rows = run.rows(2 * window.transitions, with_grads=True)
-        search = StepSearch(run.step_size, self.target_accept_prob)
+        search = StepSearch(run.tuning.step_size, self.target_accept_prob)
         done, ended, num_counted, accepted, diverged = 0, 0, 0, 0.0, 0
         wanted = window.transitions * run.chains
         while done < wanted:
@@ -135,18 +134,18 @@ class NutsBlock:
                 search.update(accepted / num_counted if num_counted else 0.0)
                 report(min(ended, wanted - done), search.step_size, diverged)
                 done, ended, num_counted, accepted, diverged = done + ended, 0, 0, 0.0, 0
-        run.step_size = search.average
+        run.tuning.step_size = search.average
         lost = run.relocate() if window.learns and self.relocates else np.empty(0, int)
-        at = scaled(torch.from_numpy(trees.vectors[:, Z].T), run.scale)
+        at = scaled(torch.from_numpy(trees.vectors[:, Z].T), run.tuning.scale)
         if window.learns:
             count = trees.ints[:, FILLED, None]
             row = np.arange(rows.draws.shape[1])
             kept = (row < count) & (row >= count // 3)  # the first third may still be on its way to the typical set
             kept[lost] = False
-            seen = scaled(torch.from_numpy(rows.draws[kept].T), run.scale).mT.numpy()
-            slopes = unscaled_back(torch.from_numpy(rows.grads[kept].T), run.scale).mT.numpy()
-            run.scale = learnt_scale(seen, slopes, run.scale)
-        trees.front[:] = unscaled(at, run.scale).numpy()
+            seen = scaled(torch.from_numpy(rows.draws[kept].T), run.tuning.scale).mT.numpy()
+            slopes = unscaled_back(torch.from_numpy(rows.grads[kept].T), run.tuning.scale).mT.numpy()
+            run.tuning.scale = learnt_scale(seen, slopes, run.tuning.scale)
+        trees.front[:] = unscaled(at, run.tuning.scale).numpy()
 
     def sample(self, density: ChainDensity, state: State, num_samples: int, report: Report) -> Drawn:
         """So many draws of every chain; in place, so that the next call goes on where this one ended."""
@@ -154,7 +153,7 @@ class NutsBlock:
         rows = run.rows(num_samples, with_grads=False)
         run.trees.ints[:, FILLED] = 0
         interrupted = _fill(run, self.max_tree_depth, rows, report)
-        u = scaled_rows(torch.from_numpy(rows.draws.reshape(-1, rows.draws.shape[-1])), run.scale)
+        u = scaled_rows(torch.from_numpy(rows.draws.reshape(-1, rows.draws.shape[-1])), run.tuning.scale)
         named = {name: _typed(name, rows.stats[:, :, i]) for i, name in enumerate(STATS)}
         return Drawn(u.reshape(rows.draws.shape), named, run.trees.ints[:, FILLED].copy(), interrupted)
 
@@ -165,10 +164,10 @@ def _fill(run: _Run, depth: int, rows: Rows, report: Report) -> bool:
     try:
         while done < wanted:
             until = max(1, min(10 * run.chains - since, wanted - done))
-            ended, _, _, bad = run.advance(run.step_size, depth, rows, until, by_all=False)
+            ended, _, _, bad = run.advance(run.tuning.step_size, depth, rows, until, by_all=False)
             done, since, diverged = done + ended, since + ended, diverged + bad
             if since >= 10 * run.chains or done == wanted:
-                report(since, run.step_size, diverged)
+                report(since, run.tuning.step_size, diverged)
                 since = diverged = 0
     except KeyboardInterrupt:
         return True
@@ -183,31 +182,12 @@ class _Run:
     """A block's state at work: its arrays under the names that the tree code knows, changed in place."""
 
     def __init__(self, density: ChainDensity, state: State) -> None:
-        self._density, self._state = density, state
+        self._state = state
         self.trees = Trees(*(state[name] for name in Trees._fields))
         self._most = _FIRST_LEAPFROGS
         self._front = torch.from_numpy(self.trees.front)
         self.chains = self.trees.ints.shape[0]
-        self.scale = scale_in(state)
-
-    @property
-    def scale(self) -> Scale:
-        return self._scale
-
-    @scale.setter
-    def scale(self, scale: Scale) -> None:
-        self._scale = scale
-        self._state.update(named_scale(scale))
-        native = self._density.native
-        self._call = None if native is None else native.call(self.chains, [part.numpy() for part in scale])
-
-    @property
-    def step_size(self) -> float:
-        return float(self._state["step_size"])
-
-    @step_size.setter
-    def step_size(self, value: float) -> None:
-        self._state["step_size"] = np.asarray(value)
+        self.tuning = Tuning(density, state)
 
     def rows(self, count: int, *, with_grads: bool) -> Rows:
         """Room for ``count`` draws of each chain and their statistics, and for gradients where wanted."""
@@ -223,22 +203,19 @@ class _Run:
         These end once ``until`` transitions have, of every chain at least one where ``by_all``, and before the next
         look at the clock is due.
         """
-        if self._call is None:
+        call = self.tuning.native_call(self.chains)
+        if call is None:
             return advance(self.trees, *self.evaluate(), step_size, depth, rows)
         began = time.perf_counter()
-        done, *found = advance_until(self.trees, self._call, step_size, depth, rows, (until, by_all, self._most))
+        done, *found = advance_until(self.trees, call, step_size, depth, rows, (until, by_all, self._most))
         ended, num_counted, accepted, diverged = found
         if time.perf_counter() - began < _SECONDS_UNHEARD * done / self._most:
             self._most = min(2 * self._most, _MOST_LEAPFROGS)
         return int(ended), int(num_counted), accepted, int(diverged)
 
     def evaluate(self) -> tuple[Array, Array]:
-        value, grad = self._density.evaluate(self._front, *self._scale)
-        return value.numpy(), grad.numpy()
-
-    def _at(self, x: Array) -> tuple[Array, Array]:
-        value, grad = self._density.evaluate(torch.from_numpy(np.ascontiguousarray(x)), *self._scale)
-        return value.numpy(), grad.numpy()
+        """Log density ``[C]`` and gradient ``[D, C]`` at ``front``."""
+        return self.tuning.evaluate(self._front)
 
     def relocate(self) -> Array:
         """Move stuck chains to the positions of healthy ones; return the indices of the moved chains.
@@ -266,5 +243,5 @@ class _Run:
         if search:
             momentum = np.empty(self.trees.front.T.shape, self.trees.front.dtype)
             fill_normals(self.trees.words, momentum)
-            self.step_size = reasonable_step(self._at, self.trees.front.copy(), value, grad, momentum.T, self.step_size)
-        place(self.trees, value, grad, self.step_size)
+            self.tuning.search(self.trees.front.copy(), value, grad, momentum.T)
+        place(self.trees, value, grad, self.tuning.step_size)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, cast, get_args
 
 import numpy as np
 import torch
 
 from phlogiston.engine.densities.target import Target
-from phlogiston.engine.trace.batched import Tier
-from phlogiston.errors import SettingError, problem
+from phlogiston.engine.trace.batched import TIERS, Tier
+from phlogiston.errors import (
+    SettingError,
+    non_negative_int,
+    one_of,
+    open_unit_interval,
+    positive,
+    positive_int,
+    problem,
+)
 from phlogiston.inference import registry
 from phlogiston.inference.improper import refuse_improper
+from phlogiston.inference.mcmc.adaptation import MassMatrix
 from phlogiston.inference.mcmc.blocks import (
     BlockResult,
     Sampler,
@@ -26,7 +35,8 @@ from phlogiston.inference.mcmc.blocks import (
     run_blocks,
     seeds_of,
 )
-from phlogiston.inference.method import Result
+from phlogiston.inference.method import Result, known_start
+from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
 from phlogiston.posterior.compatibility import mismatch
 from phlogiston.posterior.posterior import Posterior
@@ -56,27 +66,69 @@ def to_values(
     return {name: value.reshape(chains, n, *value.shape[1:]) for name, value in found.items()}
 
 
+class _ChainMethod(Protocol):
+    """The settings that all methods which run chains have."""
+
+    @property
+    def num_samples(self) -> int: ...
+    @property
+    def num_warmup(self) -> int: ...
+    @property
+    def num_chains(self) -> int: ...
+    @property
+    def chains_per_block(self) -> int: ...
+    @property
+    def initial(self) -> Start | Mapping[str, Any]: ...
+    @property
+    def engine(self) -> Tier: ...
+
+
+def check_settings(method: _ChainMethod) -> None:
+    """Refuse settings of chains that mean nothing.
+
+    Raises:
+        SettingError: names the setting.
+    """
+    positive_int(num_samples=method.num_samples, num_chains=method.num_chains, chains_per_block=method.chains_per_block)
+    non_negative_int(num_warmup=method.num_warmup)
+    one_of(TIERS, engine=method.engine)
+    known_start(method.initial)
+
+
+def check_hamiltonian(*, step_size: float, target_accept_prob: float, mass_matrix: str, dtype: str) -> None:
+    """Refuse settings of Hamiltonian dynamics that mean nothing.
+
+    Raises:
+        SettingError: names the setting.
+    """
+    positive(step_size=step_size)
+    open_unit_interval(target_accept_prob=target_accept_prob)
+    one_of(get_args(MassMatrix), mass_matrix=mass_matrix)
+    one_of(tuple(DTYPES), dtype=dtype)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChainRun:
-    """Which sampler runs how many chains, and how.
+    """What a method makes of its settings: the sampler, and what it samples.
 
-    ``setup`` and ``to_values`` differ from the defaults where the state of a chain is not a vector of real numbers.
+    Args:
+        method: how many chains of which length, in which blocks.
+        sampler: advances a block of chains.
+        steps_per_draw: evaluations of the density for a draw, roughly; whether compiling it pays depends on that.
+        dtype: "float64" or "float32".
+        setup: differs from the default, as ``to_values`` does, where the state of a chain is no vector of real numbers.
+        to_values: draws of the sampler -> latents and deterministics.
     """
 
+    method: _ChainMethod
     sampler: Sampler
-    num_samples: int
-    num_chains: int
-    chains_per_block: int
-    initial: Any
-    engine: Tier
-    dtype: str
     steps_per_draw: int
+    dtype: str = "float64"
     setup: Setup = continuous_setup
     to_values: ToValues = to_values
 
 
 def run_chains(
-    method: Any,
     model: Model,
     run: ChainRun,
     *,
@@ -86,17 +138,17 @@ def run_chains(
     resume_from: Posterior | None,
 ) -> Result:
     """Run all chains in blocks, from the start or from an earlier posterior, and join their draws."""
-    name = registry.name_of(method)
+    name, engine = registry.name_of(run.method), run.method.engine
     states = None if resume_from is None else _states(model, resume_from, name, run)
     if resume_from is not None:
         seed = resume_from.seed
-    chain_seeds, (starting, recovering) = seeds_of(seed, run.num_chains)
-    target = model.target(run.engine, DTYPES[run.dtype])
-    if resume_from is not None and run.engine == "auto":  # compiled code and the graph round differently
-        run = replace(run, engine=cast(Tier, resume_from.engine.split()[0]))
+    chain_seeds, (starting, recovering) = seeds_of(seed, run.method.num_chains)
+    target = model.target(engine, DTYPES[run.dtype])
+    if resume_from is not None and engine == "auto":  # compiled code and the graph round differently
+        engine = cast(Tier, resume_from.engine.split()[0])
     if resume_from is None and run.setup is continuous_setup:
         refuse_improper(model, target, starting)
-    tasks = _tasks(model, run, chain_seeds, starting, states)
+    tasks = _tasks(model, run, engine, chain_seeds, starting, states)
     results = equal_lengths(run_blocks(tasks, executor, label=name, progress=progress))
     u = torch.cat([result.drawn.u for result in results])
     stats = _joined_stats(results, resume_from)
@@ -125,30 +177,32 @@ def _joined_stats(results: list[BlockResult], before: Posterior | None) -> dict[
 def _tasks(
     model: Model,
     run: ChainRun,
+    engine: Tier,
     seeds: list[np.random.SeedSequence],
     starting: np.random.SeedSequence,
     states: list[State] | None,
 ) -> list[Task]:
-    if isinstance(run.initial, Mapping) and run.num_chains > run.chains_per_block:
+    method = run.method
+    if isinstance(method.initial, Mapping) and method.num_chains > method.chains_per_block:
         raise SettingError(
             problem(
                 "initial", found="values for several blocks", expected="one block", fix="chains_per_block=num_chains"
             )
         )
-    calls = (run.sampler.num_warmup + run.num_samples) * run.steps_per_draw
-    firsts = range(0, run.num_chains, run.chains_per_block)
+    calls = (run.sampler.num_warmup + method.num_samples) * run.steps_per_draw
+    firsts = range(0, method.num_chains, method.chains_per_block)
     return [
         Task(
             model=model,
             sampler=run.sampler,
-            engine=run.engine,
+            engine=engine,
             dtype=DTYPES[run.dtype],
             first_chain=first,
-            chains=len(seeds[first : first + run.chains_per_block]),
+            chains=len(seeds[first : first + method.chains_per_block]),
             seed=np.random.SeedSequence(starting.entropy, spawn_key=(*starting.spawn_key, first)),
-            seeds=tuple(seeds[first : first + run.chains_per_block]),
-            start=run.initial,
-            num_samples=run.num_samples,
+            seeds=tuple(seeds[first : first + method.chains_per_block]),
+            start=method.initial,
+            num_samples=method.num_samples,
             calls=calls,
             state=None if states is None else states[i],
             setup=run.setup,
@@ -191,13 +245,13 @@ def _states(model: Model, given: Any, name: str, run: ChainRun) -> list[State]:
     for key, array in posterior.state.items():
         block, field = key.split("/", 1)
         blocks.setdefault(int(block), {})[field] = np.array(array)
-    found, wanted = sum(state["words"].shape[0] for state in blocks.values()), run.num_chains
-    if found != wanted or blocks[0]["words"].shape[0] != min(wanted, run.chains_per_block):
+    found, wanted = sum(state["words"].shape[0] for state in blocks.values()), run.method.num_chains
+    if found != wanted or blocks[0]["words"].shape[0] != min(wanted, run.method.chains_per_block):
         raise SettingError(
             problem(
                 "resume_from",
                 found=f"{found} chains in {len(blocks)} blocks",
-                expected=f"{wanted} chains in blocks of {run.chains_per_block}",
+                expected=f"{wanted} chains in blocks of {run.method.chains_per_block}",
             )
         )
     return [blocks[i] for i in sorted(blocks)]

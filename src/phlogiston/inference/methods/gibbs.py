@@ -7,11 +7,11 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from phlogiston.engine.trace.batched import TIERS, Tier
-from phlogiston.errors import non_negative_int, one_of, positive_int
+from phlogiston.engine.trace.batched import Tier
+from phlogiston.errors import positive_int
 from phlogiston.inference.mcmc.gibbs import GibbsBlock, on_all_latents, values_of_all
-from phlogiston.inference.mcmc.run import ChainRun, run_chains
-from phlogiston.inference.method import Needs, Result, known_start
+from phlogiston.inference.mcmc.run import ChainRun, check_settings, run_chains
+from phlogiston.inference.method import Needs, Result
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
 from phlogiston.posterior.posterior import Posterior
@@ -80,15 +80,8 @@ class Gibbs:
     needs: ClassVar[Needs] = Needs(continuous="any", discrete="any", density=True)
 
     def __post_init__(self) -> None:
-        positive_int(
-            num_samples=self.num_samples,
-            num_chains=self.num_chains,
-            num_steps=self.num_steps,
-            chains_per_block=self.chains_per_block,
-        )
-        non_negative_int(num_warmup=self.num_warmup)
-        one_of(TIERS, engine=self.engine)
-        known_start(self.initial)
+        check_settings(self)
+        positive_int(num_steps=self.num_steps)
 
     def __call__(
         self,
@@ -103,15 +96,10 @@ class Gibbs:
         blocks = None if self.blocks is None else tuple(tuple(block) for block in self.blocks)
         sampler = GibbsBlock(num_warmup=self.num_warmup, sweeps=self.num_steps, blocks=blocks)
         run = ChainRun(
+            method=self,
             sampler=sampler,
-            num_samples=self.num_samples,
-            num_chains=self.num_chains,
-            chains_per_block=self.chains_per_block,
-            initial=self.initial,
-            engine=self.engine,
-            dtype="float64",
             steps_per_draw=self.num_steps,
             setup=on_all_latents,
             to_values=values_of_all,
         )
-        return run_chains(self, model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)
+        return run_chains(model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)

@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
-from phlogiston.engine.trace.batched import TIERS, Tier
-from phlogiston.errors import (
-    non_negative_int,
-    one_of,
-    open_unit_interval,
-    positive,
-    positive_int,
-    unit_interval,
-)
+from phlogiston.engine.trace.batched import Tier
+from phlogiston.errors import positive, positive_int, unit_interval
 from phlogiston.inference.mcmc.adaptation import MassMatrix
 from phlogiston.inference.mcmc.hmc import HmcBlock
-from phlogiston.inference.mcmc.run import DTYPES, ChainRun, run_chains
-from phlogiston.inference.method import Needs, Result, known_start
+from phlogiston.inference.mcmc.run import ChainRun, check_hamiltonian, check_settings, run_chains
+from phlogiston.inference.method import Needs, Result
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
 from phlogiston.posterior.posterior import Posterior
@@ -87,22 +80,17 @@ class HMC:
     needs: ClassVar[Needs] = Needs(continuous="some", discrete="enumerable", density=True)
 
     def __post_init__(self) -> None:
-        positive_int(
-            num_samples=self.num_samples,
-            num_chains=self.num_chains,
-            chains_per_block=self.chains_per_block,
-            num_steps=1 if self.num_steps is None else self.num_steps,
+        check_settings(self)
+        check_hamiltonian(
+            step_size=self.step_size,
+            target_accept_prob=self.target_accept_prob,
+            mass_matrix=self.mass_matrix,
+            dtype=self.dtype,
         )
-        non_negative_int(num_warmup=self.num_warmup)
-        positive(step_size=self.step_size)
-        open_unit_interval(target_accept_prob=self.target_accept_prob)
-        one_of(get_args(MassMatrix), mass_matrix=self.mass_matrix)
-        one_of(tuple(DTYPES), dtype=self.dtype)
-        one_of(TIERS, engine=self.engine)
+        positive_int(num_steps=1 if self.num_steps is None else self.num_steps)
         if self.trajectory_length != "adapt":
             positive(trajectory_length=self.trajectory_length)
         unit_interval(jitter=self.jitter)
-        known_start(self.initial)
 
     def __call__(
         self,
@@ -123,14 +111,5 @@ class HMC:
             num_steps=self.num_steps,
             jitter=self.jitter,
         )
-        run = ChainRun(
-            sampler=sampler,
-            num_samples=self.num_samples,
-            num_chains=self.num_chains,
-            chains_per_block=self.chains_per_block,
-            initial=self.initial,
-            engine=self.engine,
-            dtype=self.dtype,
-            steps_per_draw=8,
-        )
-        return run_chains(self, model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)
+        run = ChainRun(method=self, sampler=sampler, steps_per_draw=8, dtype=self.dtype)
+        return run_chains(model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)

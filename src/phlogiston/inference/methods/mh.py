@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from phlogiston.engine.trace.batched import TIERS, Tier
+from phlogiston.engine.trace.batched import Tier
 from phlogiston.errors import (
     SettingError,
-    non_negative_int,
     one_of,
     open_unit_interval,
     positive,
     positive_int,
     problem,
 )
-from phlogiston.inference.mcmc.blocks import Sampler, Setup
 from phlogiston.inference.mcmc.gibbs import GibbsBlock, can_be_summed_out, on_all_latents, values_of_all
 from phlogiston.inference.mcmc.metropolis import (
     CustomBlock,
@@ -31,8 +30,8 @@ from phlogiston.inference.mcmc.metropolis import (
     on_values,
     values_of_latents,
 )
-from phlogiston.inference.mcmc.run import ChainRun, run_chains
-from phlogiston.inference.method import Needs, Result, known_start, require
+from phlogiston.inference.mcmc.run import ChainRun, check_settings, run_chains
+from phlogiston.inference.method import Needs, Result, require
 from phlogiston.inference.particles.proposals import from_posterior, from_prior, from_program
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
@@ -121,19 +120,12 @@ class MH:
     needs: ClassVar[Needs] = Needs(continuous="any", discrete="any", density=True)
 
     def __post_init__(self) -> None:
-        positive_int(
-            num_samples=self.num_samples,
-            num_chains=self.num_chains,
-            num_steps=self.num_steps,
-            chains_per_block=self.chains_per_block,
-        )
-        non_negative_int(num_warmup=self.num_warmup)
+        check_settings(self)
+        positive_int(num_steps=self.num_steps)
         if self.step_size is not None:
             positive(step_size=self.step_size)
         if self.target_accept_prob is not None:
             open_unit_interval(target_accept_prob=self.target_accept_prob)
-        one_of(TIERS, engine=self.engine)
-        known_start(self.initial)
         if isinstance(self.proposal, str):
             one_of(("random_walk", "independence"), proposal=self.proposal)
             return
@@ -154,52 +146,34 @@ class MH:
         resume_from: Posterior | None = None,
     ) -> Result:
         """Infer; see the class."""
-        sampler, setup, to_values = self._kind(model)
-        more = {} if to_values is None else {"to_values": to_values}
-        run = ChainRun(
-            sampler=sampler,
-            num_samples=self.num_samples,
-            num_chains=self.num_chains,
-            chains_per_block=self.chains_per_block,
-            initial=self.initial,
-            engine=self.engine,
-            dtype="float64",
-            steps_per_draw=self.num_steps,
-            setup=setup,
-            **more,
-        )
-        return run_chains(self, model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)
+        run = self._run(model)
+        return run_chains(model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)
 
-    def _kind(self, model: Model) -> tuple[Sampler, Setup, Callable[..., Any] | None]:
-        """The sampler, its setup, and how its draws become values."""
+    def _run(self, model: Model) -> ChainRun:
+        """The sampler that the proposal asks for, and how its draws become values."""
+        run = functools.partial(ChainRun, method=self, steps_per_draw=self.num_steps)
         if self.proposal == "random_walk":
-            return self._random_walk(model)
+            return self._random_walk(model, run)
         source = self._source()
         if source is not None:
             independent = IndependenceBlock(num_warmup=self.num_warmup, num_steps=self.num_steps)
-            return independent, OnPool(source), values_of_latents
-        function: Any = self.proposal
-        custom = CustomBlock(proposal=function, num_warmup=self.num_warmup, num_steps=self.num_steps)
-        return custom, on_values, values_of_latents
+            return run(sampler=independent, setup=OnPool(source), to_values=values_of_latents)
+        proposal: Any = self.proposal
+        custom = CustomBlock(proposal=proposal, num_warmup=self.num_warmup, num_steps=self.num_steps)
+        return run(sampler=custom, setup=on_values, to_values=values_of_latents)
 
-    def _random_walk(self, model: Model) -> tuple[Sampler, Setup, Callable[..., Any] | None]:
+    def _random_walk(self, model: Model, run: Callable[..., ChainRun]) -> ChainRun:
+        """A walk on the continuous latents alone where the discrete ones can be summed out, else on all."""
         require(self, model)
         target = model.target(self.engine)
-        summed = _SUMMED_OUT.unmet(model.structure) is None and can_be_summed_out(target, _LARGEST_TABLE)
-        step, wanted = self.step_size, self.target_accept_prob
-        if summed:
-            walk = WalkBlock(
-                num_warmup=self.num_warmup, num_steps=self.num_steps, step_size=step, target_accept_prob=wanted
-            )
-            return walk, on_the_marginal, None
-        steps = GibbsBlock(
-            num_warmup=self.num_warmup,
-            sweeps=self.num_steps,
-            walks_only=True,
-            step_size=step,
-            target_accept_prob=wanted,
+        length, step, wanted = self.num_warmup, self.step_size, self.target_accept_prob
+        if _SUMMED_OUT.unmet(model.structure) is None and can_be_summed_out(target, _LARGEST_TABLE):
+            walk = WalkBlock(num_warmup=length, num_steps=self.num_steps, step_size=step, target_accept_prob=wanted)
+            return run(sampler=walk, setup=on_the_marginal)
+        walks = GibbsBlock(
+            num_warmup=length, sweeps=self.num_steps, walks_only=True, step_size=step, target_accept_prob=wanted
         )
-        return steps, on_all_latents, values_of_all
+        return run(sampler=walks, setup=on_all_latents, to_values=values_of_all)
 
     def _source(self) -> Source | None:
         proposal = self.proposal

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
-from phlogiston.engine.trace.batched import TIERS, Tier
-from phlogiston.errors import non_negative_int, one_of, open_unit_interval, positive, positive_int
+from phlogiston.engine.trace.batched import Tier
+from phlogiston.errors import positive_int
 from phlogiston.inference.mcmc import precompile
 from phlogiston.inference.mcmc.adaptation import MassMatrix
 from phlogiston.inference.mcmc.nuts import NutsBlock
-from phlogiston.inference.mcmc.run import DTYPES, ChainRun, run_chains
-from phlogiston.inference.method import Needs, Result, known_start
+from phlogiston.inference.mcmc.run import ChainRun, check_hamiltonian, check_settings, run_chains
+from phlogiston.inference.method import Needs, Result
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
 from phlogiston.posterior.posterior import Posterior
@@ -76,19 +76,14 @@ class NUTS:
     needs: ClassVar[Needs] = Needs(continuous="some", discrete="enumerable", density=True)
 
     def __post_init__(self) -> None:
-        positive_int(
-            num_samples=self.num_samples,
-            num_chains=self.num_chains,
-            max_tree_depth=self.max_tree_depth,
-            chains_per_block=self.chains_per_block,
+        check_settings(self)
+        check_hamiltonian(
+            step_size=self.step_size,
+            target_accept_prob=self.target_accept_prob,
+            mass_matrix=self.mass_matrix,
+            dtype=self.dtype,
         )
-        non_negative_int(num_warmup=self.num_warmup)
-        positive(step_size=self.step_size)
-        open_unit_interval(target_accept_prob=self.target_accept_prob)
-        one_of(get_args(MassMatrix), mass_matrix=self.mass_matrix)
-        one_of(tuple(DTYPES), dtype=self.dtype)
-        one_of(TIERS, engine=self.engine)
-        known_start(self.initial)
+        positive_int(max_tree_depth=self.max_tree_depth)
 
     def __call__(
         self,
@@ -108,14 +103,5 @@ class NUTS:
             mass_matrix=self.mass_matrix,
             ready=precompile.begin(self.dtype) if executor is None else None,
         )
-        run = ChainRun(
-            sampler=sampler,
-            num_samples=self.num_samples,
-            num_chains=self.num_chains,
-            chains_per_block=self.chains_per_block,
-            initial=self.initial,
-            engine=self.engine,
-            dtype=self.dtype,
-            steps_per_draw=8,
-        )
-        return run_chains(self, model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)
+        run = ChainRun(method=self, sampler=sampler, steps_per_draw=8, dtype=self.dtype)
+        return run_chains(model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)

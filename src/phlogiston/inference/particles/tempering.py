@@ -65,7 +65,7 @@ def next_beta(likelihood: Array, beta: float, ess: float) -> float:
     logs = alive - alive.max()
 
     def fraction(step: float) -> float:
-        return float(weighted_size(np.exp(step * logs))) / logs.size
+        return float(weighted_size(np.exp(step * logs)) / logs.size)
 
     if fraction(1.0 - beta) >= ess:
         return 1.0
