@@ -7,6 +7,7 @@ import pytest
 from random_programs import RandomProgram
 
 from phlogiston.engine.native.adjoint import with_gradient
+from phlogiston.engine.native.fuse import fuse
 from phlogiston.engine.native.interpret import interpret
 from phlogiston.engine.native.ir import Program
 from phlogiston.engine.native.llvm.emit import emit
@@ -17,7 +18,7 @@ TOLERANCE = 1e-11
 
 
 def by_machine(program: Program, u: np.ndarray, width: int) -> dict[str, np.ndarray]:
-    low = lower(program)
+    low = fuse(lower(program))
     machine = Machine.of(emit(low, width))
     found = {name: np.full((low.sizes[ref.buffer], u.shape[1]), np.nan) for name, (ref, _) in low.outputs.items()}
     work = machine.workspace()

@@ -28,8 +28,7 @@ def with_gradient(program: Program, of: str = "value", by: str = "u", name: str 
         by: the input by which.
         name: of the new output.
     """
-    full = Program(list(program.sizes), dict(program.data), list(program.items), dict(program.inputs))
-    full.outputs, full.exchangeable = dict(program.outputs), set(program.exchangeable)
+    full = program.copy()
     output = program.outputs[of][0]
     sweep = _Sweep(full, _between(full, output))
     sweep.run(output)

@@ -13,6 +13,7 @@ import numpy as np
 
 from phlogiston.engine.native.adjoint import with_gradient
 from phlogiston.engine.native.call import NativeCall
+from phlogiston.engine.native.fuse import fuse
 from phlogiston.engine.native.ir import Array, Program, walk
 from phlogiston.engine.native.llvm.emit import emit
 from phlogiston.engine.native.llvm.machine import Machine, aligned
@@ -85,7 +86,7 @@ def native_density(program: Program, shapes: Shapes, chains: int) -> NativeDensi
     form = standardised(program, shapes)
     full = with_gradient(form.program, by="x")
     clock.append(time.process_time())
-    low = lower(full)
+    low = fuse(lower(full))
     clock.append(time.process_time())
     code = emit(low, width_for(chains))
     clock.append(time.process_time())
@@ -128,4 +129,4 @@ def native_rows(program: Program, *, with_grad: bool = False) -> NativeRows:
     """Compile a recorded reading of ``u [D]``; ``with_grad`` adds the gradient of its output ``value``."""
     full = with_gradient(program) if with_grad else program
     shapes = {name: shape for name, (_, shape) in full.outputs.items()}
-    return NativeRows(Machine.of(emit(lower(full), widest())), shapes)
+    return NativeRows(Machine.of(emit(fuse(lower(full)), widest())), shapes)

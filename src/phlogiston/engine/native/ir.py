@@ -103,6 +103,17 @@ class Program:
     outputs: dict[str, tuple[Ref, tuple[int, ...]]] = field(default_factory=dict)
     exchangeable: set[int] = field(default_factory=set)
 
+    def copy(self) -> Program:
+        """The same program, to be changed without changing this one."""
+        return Program(
+            list(self.sizes),
+            dict(self.data),
+            list(self.items),
+            dict(self.inputs),
+            dict(self.outputs),
+            set(self.exchangeable),
+        )
+
     def new(self, size: int, data: Array | None = None) -> int:
         """A new buffer; a constant where ``data`` are given."""
         self.sizes.append(int(size))
@@ -143,6 +154,16 @@ def places(program: Program, ref: Ref, shape: tuple[int, ...], steps: Sequence[i
     if ref.table is not None:
         found = found + looked_up(program, ref.table, shape, steps)
     return found
+
+
+def span(program: Program, ref: Ref, shape: tuple[int, ...], trips: Sequence[int]) -> tuple[int, int]:
+    """The lowest and the highest place of a reference over all steps of the loops around it."""
+    if ref.table is not None:
+        return 0, program.sizes[ref.buffer] - 1
+    low = high = ref.offset
+    for size, stride in (*zip(shape, ref.strides, strict=True), *zip(trips, ref.steps, strict=True)):
+        low, high = low + min(0, (size - 1) * stride), high + max(0, (size - 1) * stride)
+    return low, high
 
 
 def looked_up(program: Program, table: Table, shape: tuple[int, ...], steps: Sequence[int] = ()) -> Array:

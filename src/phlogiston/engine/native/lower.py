@@ -12,8 +12,7 @@ SMALL = 32  # elements of an operation that are unrolled into registers
 
 def lower(program: Program) -> Program:
     """The program with every operation at most ``SMALL`` elements wide, and its outputs in arrays of their own."""
-    full = Program(list(program.sizes), dict(program.data), [], dict(program.inputs))
-    full.exchangeable = set(program.exchangeable)
+    full = program.copy()
     full.items = _with_constants_copied(full, program.items, ())
     for name, (ref, shape) in program.outputs.items():
         out = Ref(full.new(max(1, math.prod(shape))), 0, contiguous(shape))

@@ -31,8 +31,8 @@ def standardised(
         source: the input that is standardised.
         name: of the new input.
     """
-    full = Program(list(program.sizes), dict(program.data), [], dict(program.inputs), dict(program.outputs))
-    full.exchangeable = set(program.exchangeable)
+    full = program.copy()
+    full.items = []
     u = full.inputs.pop(source)
     dim = full.sizes[u]
     x = full.new(dim)

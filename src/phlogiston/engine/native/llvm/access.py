@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from phlogiston.engine.native.ir import Call, Item, Loop, Op, Program, Ref, offsets, walk
+from phlogiston.engine.native.ir import Call, Item, Loop, Op, Program, Ref, offsets, span, walk
 from phlogiston.engine.native.routines import ROUTINES
 
 REACH = 3  # steps that a number may wait in a register
@@ -88,7 +88,7 @@ class Census:
         self.hows.setdefault(item.out.buffer, set()).add(item.how if isinstance(item, Op) else "=")
 
     def _note(self, program: Program, ref: Ref, shape: tuple[int, ...], trips: tuple[int, ...], access: Access) -> None:
-        low, high = interval(program, ref, shape, trips)
+        low, high = span(program, ref, shape, trips)
         self.accesses.setdefault(ref.buffer, []).append(access._replace(low=low, high=high))
 
     def others(self, buffer: int, owner: int, low: int, high: int, *, writes: bool) -> list[Access]:
@@ -98,16 +98,6 @@ class Census:
             for a in self.accesses.get(buffer, [])
             if a.owner != owner and a.writes == writes and a.low <= high and low <= a.high
         ]
-
-
-def interval(program: Program, ref: Ref, shape: tuple[int, ...], trips: tuple[int, ...]) -> tuple[int, int]:
-    """The lowest and the highest place of a reference over all steps of the loops around it."""
-    if ref.table is not None:
-        return 0, program.sizes[ref.buffer] - 1
-    low = high = ref.offset
-    for size, stride in (*zip(shape, ref.strides, strict=True), *zip(trips, ref.steps, strict=True)):
-        low, high = low + min(0, (size - 1) * stride), high + max(0, (size - 1) * stride)
-    return low, high
 
 
 def is_innermost(loop: Loop) -> bool:
