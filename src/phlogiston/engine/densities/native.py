@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from phlogiston.engine.native.density import NativeDensity, NativeRows, Shapes, native_density, native_rows
-from phlogiston.engine.native.ir import NotNative, Program
+from phlogiston.engine.native.ir import Array, NotNative, Program
 from phlogiston.engine.native.recording.analyse import record
+from phlogiston.engine.native.roll import roll
 from phlogiston.engine.program.interpreter import Interpreter
 from phlogiston.engine.program.isolate import isolated
 from phlogiston.engine.program.reading import Values
@@ -55,9 +57,7 @@ class NativeReadings:
         return self._recordings[name]
 
     def _recorded(self, name: str) -> Recording:
-        dim = self._interpreter.dim
-        example = {"u": torch.zeros(dim, dtype=torch.float64)}
-        second = {"u": torch.linspace(-0.7, 0.9, dim, dtype=torch.float64)}
+        example = {"u": torch.zeros(self._interpreter.dim, dtype=torch.float64)}
         reading = getattr(self._interpreter, name)
         try:
             with isolated(seed=0, dtype=torch.float64), torch.no_grad():
@@ -68,7 +68,7 @@ class NativeReadings:
                     dtypes.update({key: value.dtype for key, value in found.items()})
                     return found
 
-                return Recording(record(noted, example, second), "", dtypes)
+                return Recording(roll(record(noted, example)), "", dtypes)
         except NotNative as error:
             return Recording(None, str(error))
 
@@ -78,8 +78,30 @@ class NativeReadings:
         if recording.program is None:
             return None
         if (shapes, chains) not in self._chains:
-            self._chains[shapes, chains] = native_density(recording.program, shapes, chains)
+            density = native_density(recording.program, shapes, chains)
+            if not self._follows("density", {"value": np.asarray(density.value(self._second))}):
+                return None
+            self._chains[shapes, chains] = density
         return self._chains[shapes, chains]
+
+    @property
+    def _second(self) -> Array:
+        """A point other than the one that was recorded, ``[D]``."""
+        return np.linspace(-0.7, 0.9, self._interpreter.dim)
+
+    def _follows(self, name: str, found: Mapping[str, Array]) -> bool:
+        """Whether machine code gives what the program gives, at a second point.
+
+        A recording follows torch's operations only: one that computes outside torch leaves constants in it.
+        """
+        with isolated(seed=0, dtype=torch.float64), torch.no_grad():
+            expected: Values = getattr(self._interpreter, name)({"u": torch.from_numpy(self._second)})
+        for key, value in found.items():
+            wanted = expected[key].to(torch.float64).numpy()
+            if not np.allclose(value, wanted, rtol=1e-9, atol=1e-9, equal_nan=True):
+                self._recordings[name] = Recording(None, f"the recording of {key} does not follow the program")
+                return False
+        return True
 
     def evaluate(self, name: str, u: torch.Tensor) -> Values | None:
         """One of the target's readings at ``u [n, D]``; None where it has no native code."""
@@ -90,7 +112,11 @@ class NativeReadings:
         if recording.program is None:
             return None
         if name not in self._rows:
-            self._rows[name] = native_rows(recording.program, with_grad=with_grad)
+            rows = native_rows(recording.program, with_grad=with_grad)
+            at_second = {key: value[0] for key, value in rows(self._second[None]).items() if key != "grad"}
+            if not self._follows(reading, at_second):
+                return None
+            self._rows[name] = rows
         found = self._rows[name](np.asarray(u.numpy(), np.float64))
         return {
             key: torch.from_numpy(value).to(recording.dtypes.get(key, torch.float64)) for key, value in found.items()

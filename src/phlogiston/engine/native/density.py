@@ -12,7 +12,7 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from phlogiston.engine.native.adjoint import with_gradient
-from phlogiston.engine.native.call import NativeCall
+from phlogiston.engine.native.call import NativeCall, evaluate
 from phlogiston.engine.native.fuse import fuse
 from phlogiston.engine.native.ir import Array, Program, walk
 from phlogiston.engine.native.llvm.emit import emit
@@ -42,6 +42,7 @@ class NativeDensity:
     Args:
         machine: the code.
         scale: buffers of the scale's parts.
+        shapes: of these parts.
         dim: length of x.
         seconds: that each phase took, by name.
         operations: of the program before and after it was differentiated.
@@ -49,9 +50,18 @@ class NativeDensity:
 
     machine: Machine
     scale: tuple[int, ...]
+    shapes: Shapes
     dim: int
     seconds: dict[str, float] = field(default_factory=dict)
     operations: tuple[int, int] = (0, 0)
+
+    def value(self, u: Array) -> float:
+        """The density at one point ``u [D]``, with the scale that changes nothing."""
+        first, *rest = self.shapes
+        unit = np.eye(self.dim) if len(first) == 2 else np.ones(first)
+        call = self.call(1, [unit, *(np.zeros(shape) for shape in rest)])
+        evaluate(call, np.ascontiguousarray(u[:, None]))
+        return float(call.value[0, 0])
 
     def call(self, chains: int, scale: Sequence[Array]) -> NativeCall:
         """The code with memory of its own, for so many chains at one scale."""
@@ -95,7 +105,7 @@ def native_density(program: Program, shapes: Shapes, chains: int) -> NativeDensi
     names = ("adjoint", "lower", "emit", "llvm")
     seconds = {name: after - before for name, before, after in zip(names, clock, clock[1:], strict=False)}
     counts = (sum(1 for _ in walk(program.items)), sum(1 for _ in walk(full.items)))
-    return NativeDensity(machine, form.scale, program.sizes[program.inputs["u"]], seconds, counts)
+    return NativeDensity(machine, form.scale, shapes, program.sizes[program.inputs["u"]], seconds, counts)
 
 
 @dataclass(frozen=True)

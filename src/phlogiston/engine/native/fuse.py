@@ -93,7 +93,7 @@ def _conflict(first: Sequence[_Access], second: Sequence[_Access]) -> bool:
 def _earliest(done: list[_Known], known: _Known) -> int:
     """Where an item goes: a single operation before the loops that it does not need, so as not to keep them apart."""
     place = at = len(done)
-    while isinstance(known.item, Op) and 0 < at and len(done) - at < FARTHEST:
+    while isinstance(known.item, Op) and at > 0 and len(done) - at < FARTHEST:
         at -= 1
         if _conflict(done[at].accesses, known.accesses):
             break

@@ -61,6 +61,7 @@ class Analysis:
         self._scalars: dict[float, int] = {}
         self._starts: list[tuple[int, int, Array]] = []  # position, buffer, contents before
         self._alive: list[Any] = []
+        self._new: list[Stored] = []  # what the entry at hand has made
         for name, value in inputs.items():
             buffer = self.program.new(value.numel())
             self.program.inputs[name] = buffer
@@ -94,11 +95,11 @@ class Analysis:
         for result in results:
             if result.dtype == torch.float32 and any(t.dtype == torch.float64 for t in given):
                 raise NotNative("a conversion to float32")
-        before = set(self.stored)
+        self._new.clear()
         rule(self, entry.out, *_positional(entry), **_settings(entry))
         depends = any(self.depends(tensor) for tensor in given)
-        for storage in self.stored.keys() - before:
-            self.stored[storage].depends = depends
+        for stored in self._new:
+            stored.depends = depends
 
     # What tensors are
 
@@ -166,12 +167,17 @@ class Analysis:
         """Where a new tensor's contents go."""
         storage = out.untyped_storage()
         buffer = self.program.new(storage.nbytes() // max(1, out.element_size()))
-        self.stored[storage._cdata] = Stored(buffer, True)
+        self._made(out, buffer)
         return Ref(buffer, int(out.storage_offset()), tuple(out.stride()))
 
     def is_result(self, out: torch.Tensor, ref: Ref) -> None:
         """That a new tensor's contents lie in order at a reference that was written already."""
-        self.stored[out.untyped_storage()._cdata] = Stored(ref.buffer, True)
+        self._made(out, ref.buffer)
+
+    def _made(self, out: torch.Tensor, buffer: int) -> None:
+        stored = Stored(buffer, True)
+        self._new.append(stored)
+        self.stored[out.untyped_storage()._cdata] = stored
 
     def keep(self, tensor: torch.Tensor) -> None:
         """Keep a tensor alive, so that no other takes the address of its storage."""
