@@ -323,9 +323,9 @@ def test_a_chain_in_a_narrow_neck_goes_on_in_smaller_steps(load_model: Any) -> N
 
 def test_machine_code_that_is_compiled_ahead_is_what_chains_call() -> None:
     precompile.compile_trees("float64")
-    ready = set(trees.advance.signatures), set(trees.place.signatures)  # type: ignore[attr-defined]
+    ready = set(trees.advance.signatures), set(trees.start_transitions.signatures)  # type: ignore[attr-defined]
     ph.infer(ph.Model(correlated), "nuts", seed=0, **TINY)
-    assert (set(trees.advance.signatures), set(trees.place.signatures)) == ready  # type: ignore[attr-defined]
+    assert (set(trees.advance.signatures), set(trees.start_transitions.signatures)) == ready  # type: ignore[attr-defined]
     assert precompile.begin("float64") is None, "it is on disk"
 
 

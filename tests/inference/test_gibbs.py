@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import phlogiston as ph
-from phlogiston.inference.joint_starts import joint_points
 from phlogiston.inference.mcmc.gibbs import conditional
 from phlogiston.inference.mcmc.gibbs_plan import PROBES, Detector, Move, candidates_of
+from phlogiston.inference.starts import joint_points
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def _no_advice() -> Any:
 def plan_of(model: ph.Model, blocks: Any = None) -> tuple[Any, list[Move]]:
     target = model.target("graph")
     full = target.full(8, 0)
-    probes = joint_points(target, full, "uniform", np.random.SeedSequence(0), PROBES)
+    probes = joint_points(target, full, "uniform", np.random.SeedSequence(0), PROBES).numpy()
     return full, Detector(full, probes).moves(candidates_of(full, blocks), in_parallel=True)
 
 

@@ -15,7 +15,7 @@ from phlogiston.errors import UnsupportedModel
 from phlogiston.model.model import Model
 from phlogiston.posterior.labels import Labels, component, numbered
 from phlogiston.posterior.verdict import Finding
-from phlogiston.stats.propriety import SLOWEST, endless, names_of
+from phlogiston.stats.propriety import SLOWEST, improper_direction, names_of
 
 Array = NDArray[Any]
 
@@ -46,7 +46,7 @@ def ray_of(target: Target, start: Array, *, flat: bool = False) -> Array | None:
         return value[: len(rows)].double().numpy(), grad[: len(rows)].double().numpy()
 
     places = [place for slot in target.slots if slot.site.improper for place in range(slot.start, slot.stop)]
-    return endless(start, density, places, flat=flat)
+    return improper_direction(start, density, places, flat=flat)
 
 
 def coordinates(target: Target, labels: Labels) -> Callable[[int], str]:
@@ -62,9 +62,9 @@ def coordinates(target: Target, labels: Labels) -> Callable[[int], str]:
 
 def improper(names: Sequence[str]) -> Finding:
     """What it means that a density goes on for ever."""
-    told = " and ".join(names) + (" together" if len(names) > 1 else "")
+    listing = " and ".join(names) + (" together" if len(names) > 1 else "")
     return Finding(
-        f"the posterior is improper: its density does not fall along {told}",
+        f"the posterior is improper: its density does not fall along {listing}",
         f"give {names[0].partition('[')[0]} a prior that can be drawn from, such as dist.Normal(0.0, 10.0), or observe "
         "what depends on it",
         number=0.0,

@@ -107,8 +107,8 @@ def method_of(method: str | Method, settings: dict[str, Any], verb: Callable[...
         raise TypeError(
             f"infer: found {type(method).__name__} as the method; expected a name or a method; see ph.methods()"
         )
-    found: Method = instance
-    return found
+    checked: Method = instance
+    return checked
 
 
 @dataclass(frozen=True)
@@ -133,13 +133,13 @@ def methods() -> list[MethodInfo]:
         >>> [info.name for info in methods()][:2]
         ['exact', 'rejection']
     """
-    found = []
+    infos = []
     for name in (*registry.METHODS, *registry.CHOOSERS):
         kind = registry.method_class(name)
         defaults = settings_of(kind)
         summary = (kind.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-        found.append(MethodInfo(name, " ".join(summary.split()), str(kind.needs), getattr(kind, "paper", ""), defaults))
-    return found
+        infos.append(MethodInfo(name, " ".join(summary.split()), str(kind.needs), getattr(kind, "paper", ""), defaults))
+    return infos
 
 
 def load(path: str | Path, model: Model | None = None) -> Posterior | Fitted:
@@ -163,6 +163,8 @@ def load(path: str | Path, model: Model | None = None) -> Posterior | Fitted:
     fields = storage.read(Path(path))
     observed = fields.pop("observed")
     posterior = Posterior(**fields, model=model)
-    if model is not None and (found := other_observations(model, observed) or mismatch(model, posterior, str(path))):
-        raise DataFileError(f"{path}: found {found}; expected a posterior of {model.name!r} given the same data")
+    if model is None:
+        return posterior
+    if difference := other_observations(model, observed) or mismatch(model, posterior, str(path)):
+        raise DataFileError(f"{path}: found {difference}; expected a posterior of {model.name!r} given the same data")
     return posterior

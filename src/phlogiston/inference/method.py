@@ -226,13 +226,13 @@ def run_method(
     settings = {name: _plain(getattr(method, name)) for name in names}
     if isinstance(result, Posterior):
         return result if result.plan is not None else replace(result, settings=settings)
-    found = {each.name: getattr(result, each.name) for each in fields(result)}
+    content = {each.name: getattr(result, each.name) for each in fields(result)}
     if not result.is_chain:  # draws that do not depend on each other are laid out as one chain
         for name in ("draws", "stats"):
-            found[name] = {site: value.unsqueeze(0) for site, value in found[name].items()}
-        found["log_weights"] = None if result.log_weights is None else result.log_weights.unsqueeze(0)
+            content[name] = {site: value.unsqueeze(0) for site, value in content[name].items()}
+        content["log_weights"] = None if result.log_weights is None else result.log_weights.unsqueeze(0)
     return Posterior(
-        **found,
+        **content,
         method=registry.name_of(method),
         settings=settings,
         model=model,

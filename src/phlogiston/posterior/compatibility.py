@@ -48,12 +48,12 @@ def other_observations(model: Model, observed: Mapping[str, torch.Tensor]) -> st
 
 def different_data(one: Model, other: Model, first: str, second: str) -> str:
     """Which site of two models has other data, and how they differ; "" if none does."""
-    known, found = (
+    known, given = (
         {site.name: model.structure.observations[site.name] for site in model.structure.observable}
         for model in (one, other)
     )
-    sites = sorted(set(known) | set(found))
-    differences = (_difference(site, known.get(site), found.get(site), first, second) for site in sites)
+    sites = sorted(set(known) | set(given))
+    differences = (_difference(site, known.get(site), given.get(site), first, second) for site in sites)
     return next((difference for difference in differences if difference), "")
 
 

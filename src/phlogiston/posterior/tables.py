@@ -51,15 +51,15 @@ def summary_table(
 
 
 def _columns(values: Array, weights: Array | None, chains: bool) -> dict[str, Array]:
-    found = moments(values, weights, chains=chains)
+    summary = moments(values, weights, chains=chains)
     low, high = quantiles(values, (0.05, 0.95), weights)
     columns = {
-        "mean": found.mean,
-        "sd": found.sd,
+        "mean": summary.mean,
+        "sd": summary.sd,
         "q5": low,
         "q95": high,
-        "mcse_mean": found.mean_se,
-        "mcse_sd": found.sd_se,
+        "mcse_mean": summary.mean_se,
+        "mcse_sd": summary.sd_se,
     }
     if chains and values.shape[1] >= 4:
         columns |= {"ess_bulk": arviz.ess(values, "bulk"), "ess_tail": arviz.ess(values, "tail")}

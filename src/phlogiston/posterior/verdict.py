@@ -98,8 +98,8 @@ class Diagnosis(Sequence[Finding]):
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What is wrong, the gravest first."""
-        found = [check.finding for check in self.checks if check.finding is not None]
-        return tuple(sorted(found, key=lambda finding: finding.severity != "do not use"))
+        findings = [check.finding for check in self.checks if check.finding is not None]
+        return tuple(sorted(findings, key=lambda finding: finding.severity != "do not use"))
 
     @property
     def verdict(self) -> Verdict:
@@ -124,8 +124,8 @@ class Diagnosis(Sequence[Finding]):
         """The verdict with the number of findings and checks."""
         made = sum(check.judged for check in self.checks)
         count = len(self)
-        found = "nothing wrong" if not count else f"{count} finding{'s' * (count > 1)}"
-        return f"{self.verdict}: {found} in {made} check{'s' * (made != 1)}"
+        outcome = "nothing wrong" if not count else f"{count} finding{'s' * (count > 1)}"
+        return f"{self.verdict}: {outcome} in {made} check{'s' * (made != 1)}"
 
     def __str__(self) -> str:
         lines = [self.headline]

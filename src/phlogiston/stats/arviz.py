@@ -113,13 +113,13 @@ def stacking(log_likelihoods: Mapping[str, Array]) -> dict[str, float]:
     Args:
         log_likelihoods: model -> pointwise log likelihood of draws that count the same, ``[chain, draw, observation]``.
     """
-    az, found = _arviz(), {}
+    az, scores = _arviz(), {}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # k-hat is judged and reported elsewhere
         for name, values in log_likelihoods.items():
-            worth = float(np.min(ess(np.exp(values), "mean"))) if values.shape[0] > 1 else np.nan
-            share = min(worth / (values.shape[0] * values.shape[1]), 1.0) if np.isfinite(worth) else 1.0
+            size = float(np.min(ess(np.exp(values), "mean"))) if values.shape[0] > 1 else np.nan
+            efficiency = min(size / (values.shape[0] * values.shape[1]), 1.0) if np.isfinite(size) else 1.0
             group = dataset({"y": (("chain", "draw", "observation"), values)}, {}, {})
-            found[name] = az.loo(container({"log_likelihood": group}), pointwise=True, reff=share)
-        table = az.compare(found, method="stacking")
+            scores[name] = az.loo(container({"log_likelihood": group}), pointwise=True, reff=efficiency)
+        table = az.compare(scores, method="stacking")
     return {name: float(table.loc[name, "weight"]) for name in log_likelihoods}

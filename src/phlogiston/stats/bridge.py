@@ -27,7 +27,7 @@ class Bridged:
     theirs: Array
 
 
-def bridge(ours: Array, theirs: Array, share: float) -> Bridged:
+def bridge(ours: Array, theirs: Array, fraction: float) -> Bridged:
     r"""The optimal bridge between p and q.
 
     The fixed point of :math:`r = E_q[l / (s l + (1 - s) r)] \,/\, E_p[1 / (s l + (1 - s) r)]` with :math:`l = p / q`,
@@ -36,17 +36,20 @@ def bridge(ours: Array, theirs: Array, share: float) -> Bridged:
     Args:
         ours: log p - log q at draws of p, of any shape.
         theirs: the same at draws of q.
-        share: of p's draws among all, counted by what they are worth.
+        fraction: effective number of p's draws among that of all draws.
 
     References:
         Meng and Wong (1996), Simulating ratios of normalizing constants via a simple identity,
         Statistica Sinica 6, 831-860
     """
+    # The function 1 / (s l + (1 - s) r) is the one with the least asymptotic variance for independent draws (Meng and
+    # Wong, 1996). It contains the unknown r, so that r is iterated to the only fixed point. Draws of chains count by
+    # their effective number (Frühwirth-Schnatter, 2004). Sums are taken in logs, as l spans many powers of ten.
     log_r = float(np.median(ours))
     near, far = ours, theirs
     for _ in range(_ROUNDS):
-        near = np.logaddexp(math.log(share) + ours - log_r, math.log1p(-share))
-        far = np.logaddexp(math.log(share) + theirs - log_r, math.log1p(-share))
+        near = np.logaddexp(math.log(fraction) + ours - log_r, math.log1p(-fraction))
+        far = np.logaddexp(math.log(fraction) + theirs - log_r, math.log1p(-fraction))
         top = np.logaddexp.reduce((theirs - far).reshape(-1)) - math.log(theirs.size)
         bottom = np.logaddexp.reduce(-near.reshape(-1)) - math.log(ours.size)
         before, log_r = log_r, float(top - bottom)

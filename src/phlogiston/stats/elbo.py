@@ -76,12 +76,12 @@ def figures_of(log_weights: Array, log_joint: Array, log_prior: Array) -> dict[s
         "reconstruction": log_joint - log_prior,
         "kl": log_joint - log_prior - log_weights,
     }
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for name, values in parts.items():
-        found[name], found[f"{name}_se"] = float(values.mean()), _error(values)
+        figures[name], figures[f"{name}_se"] = float(values.mean()), _error(values)
     # log mean w - mean log w by the delta method: both come from the same draws, so their errors go together.
-    found["gap"], found["gap_se"] = evidence - found["elbo"], _error(relative - log_weights)
-    return found
+    figures["gap"], figures["gap_se"] = evidence - figures["elbo"], _error(relative - log_weights)
+    return figures
 
 
 def _error(values: Array) -> float:

@@ -27,5 +27,5 @@ def sharpness(images: Array) -> Estimate:
     x = np.asarray(images, dtype=float)
     inner = x[:, 1:-1, 1:-1]
     laplacian = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:] - 4.0 * inner
-    found = laplacian.reshape(len(x), -1).var(1)
-    return Estimate(float(found.mean()), float(found.std(ddof=1) / np.sqrt(len(x))))
+    variances = laplacian.reshape(len(x), -1).var(1)
+    return Estimate(float(variances.mean()), float(variances.std(ddof=1) / np.sqrt(len(x))))

@@ -49,8 +49,12 @@ def loo(log_likelihood: Array, log_weights: Array | None = None) -> Loo:
     draws = log_likelihood.reshape(-1, int(np.prod(log_likelihood.shape[2:], dtype=int)))
     base = np.zeros(draws.shape[0]) if log_weights is None else np.asarray(log_weights).reshape(-1)
     pointwise, khat = np.empty(draws.shape[1]), np.empty(draws.shape[1])
+    # The posterior without observation i is the posterior with weights 1 / p(x_i | z). They are largest where x_i is
+    # least likely, so that their tail may be too heavy for a mean, which k-hat measures (Vehtari, Gelman and Gabry,
+    # 2017).
     for i in range(draws.shape[1]):
         smoothed, khat[i] = pareto_smooth(base - draws[:, i])
         pointwise[i] = np.logaddexp.reduce(smoothed + draws[:, i])
+    # The error is that over new observations, not over draws: the terms are taken as independent.
     error = float(np.sqrt(pointwise.size * pointwise.var()))
     return Loo(float(pointwise.sum()), error, khat, khat_threshold(draws.shape[0]), pointwise)

@@ -17,26 +17,26 @@ _FLAT = 1e-6
 _MOST, _STEP = 200, 1e-4
 
 
-def endless(start: Array, density: Density, places: Sequence[int], *, flat: bool = False) -> Array | None:
-    """A direction in which a density falls so slowly that its integral cannot be finite; None if none was found.
+def improper_direction(start: Array, density: Density, places: Sequence[int], *, flat: bool = False) -> Array | None:
+    r"""A direction in which a density falls so slowly that its integral cannot be finite; None if none was found.
 
-    Looked along are the axes of the latents with flat priors, and the line along which the density curves least, both
-    ways.
+    The directions examined are the axes of the latents with flat priors and the line along which the density curves
+    least, each both ways. Along a line, a density that falls no faster than :math:`1 / r` has an infinite integral.
 
     Args:
         start: ``[D]``, where the rays begin.
         density: points ``[n, D]`` -> log density ``[n]`` and its gradient ``[n, D]``.
         places: of the latents with flat priors in the vector.
-        flat: whether the density must not fall at all, neither way, to be called endless.
+        flat: whether only a direction counts along which the density falls neither way.
     """
-    bend = _curvature(start, density)
+    curvature = _curvature(start, density)
     lines = [np.eye(start.size)[place] for place in places]
-    if bend is not None:
-        values, vectors = np.linalg.eigh(bend)
+    if curvature is not None:
+        values, vectors = np.linalg.eigh(curvature)
         lines.append(vectors[:, np.argmin(np.abs(values))])
     rays = []
     for line in lines:
-        curved = float(line @ bend @ line) if bend is not None else 1.0
+        curved = float(line @ curvature @ line) if curvature is not None else 1.0
         rays += [sign * line / math.sqrt(curved if curved > 1e-12 else 1.0) for sign in (1.0, -1.0)]
     rows = np.concatenate([start + length * np.array(rays) for length in (NEAR, FAR)])
     near, far = density(rows)[0].reshape(2, len(rays))
@@ -53,8 +53,8 @@ def _curvature(start: Array, density: Density) -> Array | None:
         return None
     step = _STEP * np.diag(1.0 + np.abs(start))
     up, down = density(start + step)[1], density(start - step)[1]
-    bend = (down - up) / (2.0 * np.diag(step)[:, None])
-    return 0.5 * (bend + bend.T) if np.isfinite(bend).all() else None
+    curvature = (down - up) / (2.0 * np.diag(step)[:, None])
+    return 0.5 * (curvature + curvature.T) if np.isfinite(curvature).all() else None
 
 
 def names_of(ray: Array, label: Callable[[int], str]) -> list[str]:

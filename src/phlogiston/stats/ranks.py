@@ -27,7 +27,7 @@ _BAND_SETS, _BAND_POINTS = 2000, 100
 
 
 def fractional_ranks(truth: Array, draws: Array, rng: np.random.Generator) -> Array:
-    r"""The rank of each true value among its draws, as a share of all ranks and randomised within it.
+    r"""The rank of each true value among its draws, as a fraction of all ranks and randomised within it.
 
     .. math:: u = \frac{\#\{z_l < z\} + V + U}{L + 1}, \qquad V \sim \mathrm{Uniform}\{0, \dots, \#\{z_l = z\}\},
         \quad U \sim \mathrm{Uniform}(0, 1)
@@ -53,7 +53,7 @@ def fractional_ranks(truth: Array, draws: Array, rng: np.random.Generator) -> Ar
 
 
 def chi_square(u: Array, bins: int) -> float:
-    """P-value of Pearson's test that shares ``u [S]`` fall into equal bins equally often."""
+    """P-value of Pearson's test that fractions ``u [S]`` fall into equal bins equally often."""
     expected = u.size / bins
     counts = np.bincount(np.minimum((u * bins).astype(int), bins - 1), minlength=bins)
     statistic = float(np.square(counts - expected).sum() / expected)
@@ -153,6 +153,6 @@ def outside_band(u: Array) -> bool:
 
 
 def central_coverage(u: Array, level: float) -> tuple[float, float]:
-    """Share of true values within the central interval of a level, with its standard error."""
-    share = float((np.abs(u - 0.5) <= 0.5 * level).mean())
-    return share, math.sqrt(level * (1.0 - level) / u.size)
+    """Fraction of true values within the central interval of a level, with its standard error."""
+    fraction = float((np.abs(u - 0.5) <= 0.5 * level).mean())
+    return fraction, math.sqrt(level * (1.0 - level) / u.size)

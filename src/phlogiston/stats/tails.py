@@ -52,6 +52,8 @@ def tail_shape(values: Array, weights: Array | None = None) -> float:
         >>> tail_shape(rng.standard_normal(4000)) < 0.1, tail_shape(rng.standard_cauchy(4000)) > 0.7
         (True, True)
     """
+    # The logs of the distances from the median are given to Pareto smoothing in place of log weights; the median exists
+    # where a mean may not. Weighted draws have the mean sum w x, so that the tail of w x is the one that matters.
     if values.size < FEWEST or not np.isfinite(values).all():
         return -np.inf
     row = None if weights is None else weights[None]

@@ -12,7 +12,7 @@ from phlogiston.stats.effective_size import weighted_size
 from phlogiston.stats.estimate import Estimate
 
 Array = NDArray[np.float64]
-_LARGEST_STAKE, _HALVINGS = 0.9, 50
+_LARGEST_BET, _HALVINGS = 0.9, 50
 
 
 def log_mean_exp(log_weights: Array) -> Estimate:
@@ -52,12 +52,12 @@ def log_mean_exp(log_weights: Array) -> Estimate:
 def log_mean_at_least(log_weights: Array, miss: float) -> float:
     r"""A lower confidence bound for the log of the mean that independent weights were drawn with.
 
-    If :math:`\mu` is the mean, then a fortune that begins at 1 and is multiplied by
-    :math:`1 + \lambda_i (w_i / \mu - 1)` at each weight, with a stake :math:`\lambda_i` from 0 to 1 that only earlier
-    weights have decided, is 1 on average in the end, so it reaches 1 / miss with probability at most miss (Markov). The
-    bound is the least mean that does not make the fortune that large. Nothing but independence and :math:`w \ge 0` is
-    asked for: no finite variance, no number of weights. The stakes are those that are best for normal errors, where
-    the bound is :math:`\sqrt{2 \log(1 / miss)}` standard errors down: 2.7 at 0.025.
+    If :math:`\mu` is the mean, then a capital that begins at 1 and is multiplied by
+    :math:`1 + \lambda_i (w_i / \mu - 1)` at each weight, with a bet :math:`\lambda_i` from 0 to 1 that depends on
+    earlier weights only, is 1 on average in the end, so it reaches 1 / miss with probability at most miss (Markov). The
+    bound is the least mean that does not make the capital that large. Nothing but independence and :math:`w \ge 0` is
+    assumed: no finite variance, no number of weights. The bets are those that are best for normal errors, where the
+    bound is :math:`\sqrt{2 \log(1 / miss)}` standard errors down: 2.7 at 0.025.
 
     Args:
         log_weights: ``[N]``, in the order in which they were drawn; -inf is a legal weight.
@@ -80,17 +80,17 @@ def log_mean_at_least(log_weights: Array, miss: float) -> float:
     mean = (np.cumsum(weights) - weights + 1e-100) / np.maximum(before, 1)
     square = (np.cumsum(weights**2) - weights**2) / np.maximum(before, 1)
     variance = (1.0 + before * np.clip(square / mean**2 - 1.0, 0.0, weights.size)) / (1.0 + before)
-    stake = np.minimum(np.sqrt(2.0 * wanted / (weights.size * variance)), _LARGEST_STAKE)
-    lost, held = np.log1p(-stake), np.log(stake) + shifted
-    high = math.log(float(weights.mean()))  # the fortune is at most 1 there only on average: look above, too
+    bet = np.minimum(np.sqrt(2.0 * wanted / (weights.size * variance)), _LARGEST_BET)
+    kept, at_risk = np.log1p(-bet), np.log(bet) + shifted
+    high = math.log(float(weights.mean()))  # the capital is at most 1 there only on average: look above, too
     low, step = high, 1.0
-    while float(np.logaddexp(lost, held - high).sum()) >= wanted:
+    while float(np.logaddexp(kept, at_risk - high).sum()) >= wanted:
         high += 1.0
-    while float(np.logaddexp(lost, held - low).sum()) < wanted:
+    while float(np.logaddexp(kept, at_risk - low).sum()) < wanted:
         low, step = low - step, 2.0 * step
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + high)
-        if float(np.logaddexp(lost, held - middle).sum()) < wanted:
+        if float(np.logaddexp(kept, at_risk - middle).sum()) < wanted:
             high = middle
         else:
             low = middle
@@ -141,6 +141,8 @@ def pareto_smooth(log_weights: Array) -> tuple[Array, float]:
     """
     size = log_weights.size
     smoothed = log_weights - log_weights.max()
+    # The 3 sqrt(S) largest weights, at most a fifth of all, are few enough to follow a Pareto distribution, and grow in
+    # number with S, so that the fit converges (Vehtari, Simpson, Gelman, Yao and Gabry, 2024).
     tail = min(size // 5, math.ceil(3.0 * math.sqrt(size)))
     khat = math.inf
     if tail >= 5:
@@ -155,6 +157,8 @@ def pareto_smooth(log_weights: Array) -> tuple[Array, float]:
             khat, sigma = _fit_generalized_pareto(excesses[above])
             count = int(above.sum())
             quantiles = _pareto_quantile((np.arange(count) + 0.5) / count, khat, sigma)
+            # No smoothed weight may exceed the largest raw one, whose log is 0 here, as the fitted tail may not even
+            # have a mean.
             smoothed[order[1:][above]] = np.minimum(np.log(cutoff + quantiles), 0.0)
     return smoothed - _log_sum_exp(smoothed), khat
 
@@ -166,6 +170,9 @@ def _log_sum_exp(values: Array) -> float:
 
 def _fit_generalized_pareto(excesses: Array) -> tuple[float, float]:
     """Shape and scale by Zhang and Stephens (2009), with the weak prior on the shape of Vehtari et al."""
+    # Zhang and Stephens (2009) average b = -shape / scale over its profile posterior on a grid; the shape follows from
+    # b in closed form. Unlike maximum likelihood this exists for every sample and needs no iteration. The prior of
+    # Vehtari et al. counts as ten more excesses of shape 1/2, which steadies the estimate from short tails.
     count = excesses.size
     candidates = 30 + int(math.sqrt(count))
     quartile = excesses[int(count / 4 + 0.5) - 1]
@@ -203,7 +210,9 @@ def systematic_resample(log_weights: Array, count: int, rng: np.random.Generator
         >>> systematic_resample(np.log([0.5, 0.25, 0.25]), 4, np.random.default_rng(0))
         array([0, 0, 1, 2])
     """
+    # One uniform number shifts a regular grid over the cumulative weights. Each count has the right mean and varies as
+    # little as an integer with that mean can (Kitagawa, 1996).
     cumulative = np.cumsum(np.exp(log_weights - log_weights.max()))
     points = (np.arange(count) + rng.random()) / count * cumulative[-1]
-    found = np.searchsorted(cumulative, points, side="right")
-    return np.asarray(np.minimum(found, log_weights.size - 1), dtype=np.int64)
+    indices = np.searchsorted(cumulative, points, side="right")
+    return np.asarray(np.minimum(indices, log_weights.size - 1), dtype=np.int64)

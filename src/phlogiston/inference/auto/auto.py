@@ -115,15 +115,15 @@ def plan_of(model: Model) -> Plan:
 def _advice(facts: Facts) -> str:
     if not facts.funnels:
         return ""
-    said = "; ".join(str(site) for site in facts.funnels)
-    return f"{said}; write: model = ph.reparam(model)"
+    listing = "; ".join(str(site) for site in facts.funnels)
+    return f"{listing}; write: model = ph.reparam(model)"
 
 
 def _followed(plan: Plan, model: Model, most: int, seed: int | None, progress: bool) -> Posterior:
     """Take steps until one is not refuted, or there are no more; the best."""
-    found: list[tuple[Posterior, Diagnosis, list[warnings.WarningMessage]]] = []
+    runs: list[tuple[Posterior, Diagnosis, list[warnings.WarningMessage]]] = []
     failure: ModelError | None = None
-    for place, each in _ordered(plan, most, lambda: found[-1][1] if found else None):
+    for place, each in _ordered(plan, most, lambda: runs[-1][1] if runs else None):
         began = time.perf_counter()
         try:
             posterior, report, caught = _taken(each, model, seed, progress)
@@ -132,7 +132,7 @@ def _followed(plan: Plan, model: Model, most: int, seed: int | None, progress: b
             seconds = time.perf_counter() - began
             plan = plan.tried(Trial(step=place, name=each.name, verdict="failed", outcome=str(error), seconds=seconds))
             continue
-        found.append((posterior, report, caught))
+        runs.append((posterior, report, caught))
         outcome = report.findings[0].message if report else report.headline.partition(": ")[2]
         trial = Trial(
             step=place, name=each.name, verdict=report.verdict, outcome=outcome, seconds=time.perf_counter() - began
@@ -140,10 +140,10 @@ def _followed(plan: Plan, model: Model, most: int, seed: int | None, progress: b
         plan = plan.tried(trial)
         if posterior.interrupted or not trial.is_refuted:
             break
-    if not found:
+    if not runs:
         assert failure is not None
         raise failure
-    return _best(plan, found)
+    return _best(plan, runs)
 
 
 def _ordered(plan: Plan, most: int, last: Callable[[], Diagnosis | None]) -> Iterator[tuple[int, Step]]:
@@ -171,10 +171,10 @@ def _taken(
     return posterior, report, caught
 
 
-def _best(plan: Plan, found: list[tuple[Posterior, Diagnosis, list[warnings.WarningMessage]]]) -> Posterior:
+def _best(plan: Plan, runs: list[tuple[Posterior, Diagnosis, list[warnings.WarningMessage]]]) -> Posterior:
     """The posterior of the best verdict, the earliest of them, with the plan; what it warned of is said now."""
-    order = sorted(range(len(found)), key=lambda i: (_RANK[found[i][1].verdict], len(found[i][1])))
-    posterior, _, caught = found[order[0]]
+    order = sorted(range(len(runs)), key=lambda i: (_RANK[runs[i][1].verdict], len(runs[i][1])))
+    posterior, _, caught = runs[order[0]]
     ran = [i for i, trial in enumerate(plan.trials) if trial.verdict != "failed"]
     plan = replace(plan, taken=ran[order[0]])
     for other in caught:

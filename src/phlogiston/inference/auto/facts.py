@@ -10,25 +10,26 @@ from phlogiston.engine.program.locscale import Centred
 
 @dataclass(frozen=True)
 class Pilot:
-    """A few draws of a proposal, weighted: how much of them counts.
+    """A few weighted draws of a proposal, and how well it covers the posterior.
 
     Args:
         draws: how many.
-        worth: how many independent draws of the posterior they stand for.
+        effective_size: how many independent draws of the posterior say as much.
         khat: how heavy the tail of their weights is.
     """
 
     draws: int
-    worth: float
+    effective_size: float
     khat: float
 
     @property
-    def share(self) -> float:
-        """Of the draws that counts."""
-        return self.worth / self.draws
+    def efficiency(self) -> float:
+        """Effective size per draw."""
+        return self.effective_size / self.draws
 
     def __str__(self) -> str:
-        return f"{self.draws:,} draws are worth {self.worth:,.0f} ({_percent(self.share)}), k-hat {self.khat:.2f}"
+        size = f"{self.effective_size:,.0f} ({_percent(self.efficiency)})"
+        return f"{self.draws:,} draws are worth {size}, k-hat {self.khat:.2f}"
 
 
 @dataclass(frozen=True)
@@ -107,28 +108,28 @@ class Facts:
 
     def lines(self) -> dict[str, str]:
         """The facts that apply, in words with their numbers."""
-        found = {"latents": f"{self.latents} numbers", "data": f"{self.data:,} numbers{self._plates()}"}
+        facts = {"latents": f"{self.latents} numbers", "data": f"{self.data:,} numbers{self._plates()}"}
         if self.discrete:
-            found["discrete"] = self._of_discrete()
+            facts["discrete"] = self._of_discrete()
         if self.improper:
-            found["flat priors"] = ", ".join(self.improper)
+            facts["flat priors"] = ", ".join(self.improper)
         if self.untraced:
-            found["density"] = f"a run of the program each: {self.untraced}"
+            facts["density"] = f"a run of the program each: {self.untraced}"
         elif self.operations:
-            found["density"] = f"{self.operations:,} operations on {self.elements:,} numbers, with the gradient"
+            facts["density"] = f"{self.operations:,} operations on {self.elements:,} numbers, with the gradient"
         if self.has_density:
-            found["gradient"] = self.gradient or "agrees with differences"
+            facts["gradient"] = self.gradient or "agrees with differences"
         if self.centred:
-            found["hierarchy"] = "; ".join(str(site) for site in self.funnels) or "locations only"
+            facts["hierarchy"] = "; ".join(str(site) for site in self.funnels) or "locations only"
         if self.prior is not None:
-            found["prior"] = str(self.prior)
+            facts["prior"] = str(self.prior)
         if self.climbs:
-            found["modes"] = f"{self.modes} found by {self.climbs} climbs"
+            facts["modes"] = f"{self.modes} found by {self.climbs} climbs"
         if self.normal is not None:
-            found["normal at the mode"] = str(self.normal)
+            facts["normal at the mode"] = str(self.normal)
         if self.rows is not None:
-            found["rows"] = f"plate {self.rows.plate!r}: {self.rows.size:,} with {self.rows.numbers} latents each"
-        return found
+            facts["rows"] = f"plate {self.rows.plate!r}: {self.rows.size:,} with {self.rows.numbers} latents each"
+        return facts
 
     def _plates(self) -> str:
         return f" in plates {', '.join(f'{name}[{size:,}]' for name, size in self.plates)}" if self.plates else ""
@@ -142,8 +143,8 @@ class Facts:
         return f"{states} joint states, summed in a table of {self.table:,} numbers"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %" if fraction >= 0.1 else f"{100 * fraction:.2g} %"
 
 
 def rounded_up(number: float) -> int:

@@ -1,8 +1,8 @@
 """From facts to an ordered plan: every rule is a function that gives steps, each with the numbers that speak for it.
 
 One currency for what draws: the densities that an effective draw costs. An independent draw that is weighted costs
-1 / (share of draws that the weights leave). A draw of NUTS costs about a hundred, whatever the model: steps, gradients,
-what successive draws share, and warm-up together.
+1 / (effective size per draw). A draw of NUTS costs about a hundred, whatever the model: steps, gradients, what
+successive draws share, and warm-up together.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from phlogiston.posterior.plan import Step, step
 from phlogiston.training.amortised.guide import Amortized
 
 OF_NUTS = 100.0  # densities for an effective draw
-WEIGHTED = 10_000.0  # effective draws that weighted ones should be worth
+WEIGHTED = 10_000.0  # effective size that weighted draws should have
 KHAT = 0.5  # of a pilot: above it the variance of weights is infinite
 PREFERRED = 3.0  # as much better has the normal to be: weights from the prior are the safer ones
 KHAT_OF_PRIOR = 0.7  # weights from the prior are bounded wherever the likelihood is
 DEAR = 3e11  # numbers that a run may make: minutes
 _LEAPFROGS = 32 * 500 * 10  # of 32 chains with 500 draws, warm-up included, ten steps a draw
-_ISLANDS = 16 * 3072  # particles: in islands of a few hundred, the shares of the modes are noise that R-hat sees
+_ISLANDS = 16 * 3072  # particles: in islands of a few hundred, the fractions of the modes are noise that R-hat sees
 _FEWEST = 20.0  # effective draws that a pilot has to have
 _ROWS = 10_000  # data from which on minibatches pay
 
@@ -65,11 +65,11 @@ def _covered(facts: Facts) -> Iterator[Step]:
 
 
 def _covers(pilot: Pilot, khat: float) -> bool:
-    return pilot.share * OF_NUTS >= 1.0 and pilot.worth >= _FEWEST and pilot.khat < khat
+    return pilot.efficiency * OF_NUTS >= 1.0 and pilot.effective_size >= _FEWEST and pilot.khat < khat
 
 
 def _cheap(pilot: Pilot) -> str:
-    return f"an effective draw costs {1 / pilot.share:.1f} densities, one of a chain about {OF_NUTS:.0f}"
+    return f"an effective draw costs {1 / pilot.efficiency:.1f} densities, one of a chain about {OF_NUTS:.0f}"
 
 
 def _loop(facts: Facts) -> str:
@@ -82,8 +82,8 @@ def _no_sum(facts: Facts) -> str:
 
 def _importance(facts: Facts, pilot: Pilot) -> Importance:
     if facts.untraced:
-        return Importance(num_particles=min(max(rounded_up(1000 / pilot.share), 2000), 20_000))
-    return Importance(num_particles=min(max(rounded_up(WEIGHTED / pilot.share), 20_000), 1_000_000))
+        return Importance(num_particles=min(max(rounded_up(1000 / pilot.efficiency), 2000), 20_000))
+    return Importance(num_particles=min(max(rounded_up(WEIGHTED / pilot.efficiency), 20_000), 1_000_000))
 
 
 def _one_at_a_time(facts: Facts) -> Iterator[Step]:
@@ -126,7 +126,7 @@ def _first(facts: Facts) -> Iterator[Step]:
     """The best proposal that covers the posterior, or SMC for several modes, or SVI where chains are too dear."""
     prior = [*_covered(facts)]
     normal = facts.normal if facts.modes == 1 and facts.normal is not None and _covers(facts.normal, KHAT) else None
-    if prior and (normal is None or facts.prior is None or normal.share < PREFERRED * facts.prior.share):
+    if prior and (normal is None or facts.prior is None or normal.efficiency < PREFERRED * facts.prior.efficiency):
         yield from prior
     elif normal is not None:
         yield step(
@@ -144,7 +144,7 @@ def _first(facts: Facts) -> Iterator[Step]:
 
 def _laplace(facts: Facts, pilot: Pilot) -> Laplace:
     most = 2000 if facts.untraced or facts.elements * WEIGHTED > DEAR / 10 else 50_000
-    return Laplace(num_samples=min(max(rounded_up(WEIGHTED / pilot.share), 2000), most))
+    return Laplace(num_samples=min(max(rounded_up(WEIGHTED / pilot.efficiency), 2000), most))
 
 
 def _several_modes(facts: Facts) -> Iterator[Step]:
@@ -232,8 +232,8 @@ def _why_nuts(facts: Facts) -> str:
     if facts.improper:
         parts.append(f"the prior of {', '.join(facts.improper)} is flat")
     if facts.funnels:
-        said = "; ".join(str(site) for site in facts.funnels)
-        parts.append(f"{said}: a funnel, which ph.reparam takes away")
+        listing = "; ".join(str(site) for site in facts.funnels)
+        parts.append(f"{listing}: a funnel, which ph.reparam takes away")
     if facts.discrete:
         parts.append(f"discrete latents are summed out in a table of {facts.table:,} numbers and drawn back")
     return "gradients lead: " + "; ".join(parts)

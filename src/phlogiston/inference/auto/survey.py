@@ -18,8 +18,8 @@ from phlogiston.engine.program.sites import Site, Structure
 from phlogiston.errors import ModelError
 from phlogiston.inference.auto.facts import Facts, Pilot, Rows
 from phlogiston.inference.optimise.lbfgs import Evaluate, Paths, climb_paths
-from phlogiston.inference.optimise.normal_approx import at_mode, evaluated, spread_points
-from phlogiston.inference.starts import proposal
+from phlogiston.inference.optimise.normal_approx import at_mode, evaluated
+from phlogiston.inference.starts import proposal, spread_points
 from phlogiston.model.model import Model
 from phlogiston.stats.weights import effective_sample_size, pareto_smooth
 from phlogiston.training.amortised.latents import split_of
@@ -93,8 +93,8 @@ def _of_sums(facts: Facts, target: Target) -> Facts:
         limit = LARGEST_REPEATED if facts.dim else LARGEST_TABLE
         if size > limit:
             first = target.structure.discrete[0].name
-            said = f"the table of {first} and the others would have {size:,} numbers, more than {limit:,}"
-            return replace(facts, table=size, unsummable=said)
+            reason = f"the table of {first} and the others would have {size:,} numbers, more than {limit:,}"
+            return replace(facts, table=size, unsummable=reason)
         tied = target.tied_elements()
     except ModelError as error:  # the program asks for the value of a discrete latent
         return replace(facts, unsummable=str(error).partition(";")[0])
@@ -108,7 +108,7 @@ def _of_sums(facts: Facts, target: Target) -> Facts:
 def _of_density(facts: Facts, target: Target) -> Facts:
     work = target.work()
     facts = replace(facts, operations=work.operations, elements=work.elements, untraced=work.reason)
-    return replace(facts, gradient=_useless(target))
+    return replace(facts, gradient=_gradient_problem(target))
 
 
 def _points(target: Target, count: int, child: int) -> torch.Tensor:
@@ -116,7 +116,7 @@ def _points(target: Target, count: int, child: int) -> torch.Tensor:
     return torch.from_numpy(rng.uniform(-2.0, 2.0, (count, target.dim))).to(target.dtype)
 
 
-def _useless(target: Target) -> str:
+def _gradient_problem(target: Target) -> str:
     """Why the gradients cannot be used; "" where they can.
 
     They are compared with differences of the density along a random direction, and a site that moves the likelihood
@@ -131,10 +131,10 @@ def _useless(target: Target) -> str:
     way = torch.nn.functional.normalize(_points(target, len(u), 1), dim=-1)
     size = 1e-5 * (1.0 + u.norm(dim=-1, keepdim=True))
     difference = (target.log_density(u + size * way) - target.log_density(u - size * way)) / (2.0 * size[:, 0])
-    told = (grad * way).sum(-1)
-    wrong = (difference - told).abs() > 1e-3 * (1.0 + told.abs()) * (1.0 + value[usable].abs() * 1e-6)
+    slopes = (grad * way).sum(-1)
+    wrong = (difference - slopes).abs() > 1e-3 * (1.0 + slopes.abs()) * (1.0 + value[usable].abs() * 1e-6)
     if wrong.all():
-        return f"contradicts differences of the density ({told[0]:.3g} against {difference[0]:.3g})"
+        return f"contradicts differences of the density ({slopes[0]:.3g} against {difference[0]:.3g})"
     likelihood, slope = target.likelihood_and_grad(u)
     for slot in target.slots:
         if bool((slope[:, slot.start : slot.stop] == 0.0).all()):
@@ -187,11 +187,11 @@ def _of_modes(facts: Facts, target: Target) -> Facts:
         paths = climb_paths(evaluate, start, max_steps=_CLIMB_STEPS // (2 if heavy else 1))
     except ModelError:
         return facts
-    tops = _tops(paths)
-    facts = replace(facts, modes=len(_separate(evaluate, tops)), climbs=climbs)
-    if not tops:
+    modes = _converged(paths)
+    facts = replace(facts, modes=len(_separate(evaluate, modes)), climbs=climbs)
+    if not modes:
         return facts
-    normal, smallest = at_mode(evaluate, tops[0][1])
+    normal, smallest = at_mode(evaluate, modes[0][1])
     if smallest <= 0.0:
         return facts
     count = int(np.clip(_NUMBERS / max(facts.elements, 1), 200, _NORMAL_DRAWS))
@@ -201,7 +201,7 @@ def _of_modes(facts: Facts, target: Target) -> Facts:
     return replace(facts, normal=_judged(density - normal.log_prob(points)))
 
 
-def _tops(paths: Paths) -> list[tuple[float, Array]]:
+def _converged(paths: Paths) -> list[tuple[float, Array]]:
     """The points at which climbs converged, the highest density first."""
     value, gradient, points = paths.values[-1], paths.gradients[-1], paths.points[-1]
     level = np.abs(gradient).max(1) <= 1e-3 * np.maximum(1.0, np.abs(value))
@@ -210,11 +210,11 @@ def _tops(paths: Paths) -> list[tuple[float, Array]]:
     return [(float(value[i]), points[i]) for i in order]
 
 
-def _separate(evaluate: Evaluate, tops: Sequence[tuple[float, Array]]) -> list[tuple[float, Array]]:
+def _separate(evaluate: Evaluate, modes: Sequence[tuple[float, Array]]) -> list[tuple[float, Array]]:
     """The tops between which the density falls."""
     kept: list[tuple[float, Array]] = []
-    for value, point in tops:
-        if value < tops[0][0] - _LOW:
+    for value, point in modes:
+        if value < modes[0][0] - _LOW:
             break
         if all(_valley(evaluate, point, other) < min(value, height) - _DEPTH for height, other in kept):
             kept.append((value, point))

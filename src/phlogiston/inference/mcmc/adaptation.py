@@ -34,7 +34,7 @@ class StepSearch:
     Energy errors that are normal, with a spread that grows as :math:`\epsilon^2`, are accepted at the rate
     :math:`a = 2 \Phi(-c \epsilon^2)`; the step that would be accepted at the rate wanted is then
     :math:`\epsilon \sqrt{q(a^*) / q(a)}` with :math:`q(a) = \Phi^{-1}(1 - a / 2)`. The first updates go there; later
-    ones take the share :math:`t^{-1/2}` of its linear form, whose fixed point is the mean rate wanted, however noisy
+    ones take the fraction :math:`t^{-1/2}` of its linear form, whose fixed point is the mean rate wanted, however noisy
     the rates of few chains are. The rates of many chains average to little noise, under which dual averaging with
     Stan's constants swings for long.
 
@@ -61,6 +61,9 @@ class StepSearch:
 
     def update(self, acceptance: float) -> None:
         """Learn from the mean acceptance rate of the transitions since the last update."""
+        # Gains of order t^(-1/2) let the step go far from wherever it began, and the running average of the iterates
+        # varies less than the last of them (Polyak and Juditsky, 1992). Rates near 0 and 1 are cut off, as they hardly
+        # say how far to go.
         self.count += 1
         wanted = _spread(self.target)
         if self.count <= _NEWTON:
@@ -96,6 +99,8 @@ def reasonable_step(
 
     before = value - 0.5 * np.square(momentum).sum(0)
     factor = 0.0
+    # This is algorithm 4 of Hoffman and Gelman (2014), but with the mean rate of all chains, as a single chain may
+    # begin where the density curves unusually.
     for _ in range(60):
         with np.errstate(over="ignore", invalid="ignore"):
             new_value, end = leapfrogs(x, momentum, grad, step, 1, at)
@@ -244,14 +249,14 @@ def learnt_scale(draws: Array, grads: Array, scale: Scale) -> Scale:
     if not (np.isfinite(spread).all() and np.isfinite(slope).all()):
         return scale
     sd = np.sqrt(np.where(spread > 0.0, spread, 1.0) / np.where(slope > 0.0, slope, 1.0))
-    found: tuple[Array, ...] = (sd,)
+    parts: tuple[Array, ...] = (sd,)
     if scale[0].ndim == 2:
-        found = (_dense((draws - draws.mean(0)) / sd, (grads - grads.mean(0)) * sd) * sd[:, None],)
+        parts = (_dense((draws - draws.mean(0)) / sd, (grads - grads.mean(0)) * sd) * sd[:, None],)
     if len(scale) == 3:
-        found = _low_rank((draws - draws.mean(0)) / sd, (grads - grads.mean(0)) * sd, sd, scale[2].shape[0])
-    if not all(np.isfinite(part).all() for part in found):
+        parts = _low_rank((draws - draws.mean(0)) / sd, (grads - grads.mean(0)) * sd, sd, scale[2].shape[0])
+    if not all(np.isfinite(part).all() for part in parts):
         return scale
-    return tuple(torch.from_numpy(np.ascontiguousarray(part)).to(scale[0].dtype) for part in found)
+    return tuple(torch.from_numpy(np.ascontiguousarray(part)).to(scale[0].dtype) for part in parts)
 
 
 def _tamed(sample: Array) -> Array:
@@ -272,6 +277,8 @@ def _tamed(sample: Array) -> Array:
 
 def _dense(centred: Array, slopes: Array) -> Array:
     """A root of the geometric mean of what standardised draws and gradients say, both shrunk by their number."""
+    # This counts as dim + 2 more draws that show the scale in use to be right. A covariance of few draws has
+    # eigenvalues near zero, which would make steps in these directions far too small.
     count, dim = centred.shape
     identity, shrink = np.eye(dim), (dim + 2.0) / (count + dim + 2.0)
     covariance, precision = (
@@ -305,7 +312,7 @@ def _low_rank(centred: Array, slopes: Array, sd: Array, rank: int) -> tuple[Arra
 
 
 def _geometric_mean(covariance: Array, precision: Array) -> Array:
-    """The matrix M with M precision M = covariance."""
+    """The matrix M with M precision M = covariance (Pusz and Woronowicz, 1975)."""
     root, back = _power(precision, 0.5), _power(precision, -0.5)
     return np.asarray(back @ _power(root @ covariance @ root, 0.5) @ back)
 

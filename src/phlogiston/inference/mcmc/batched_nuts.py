@@ -25,7 +25,7 @@ _TRIES, _DOUBLINGS = 100, 60
 
 @dataclass(frozen=True)
 class Replicates:
-    """Draws ``u [S, chains, n, D]``, and the share of divergent ones of each data set, ``[S]``."""
+    """Draws ``u [S, chains, n, D]``, and the fraction of divergent ones of each data set, ``[S]``."""
 
     u: torch.Tensor
     diverging: np.ndarray
@@ -76,13 +76,13 @@ def _rounds(num_warmup: int) -> list[tuple[int, int, bool]]:
     """Transitions, largest depth and whether widths are learnt, of each round: ever longer, then three for the step."""
     last = max(5, num_warmup // 20)
     left, size = num_warmup - 3 * last, 6
-    found: list[tuple[int, int, bool]] = []
+    rounds: list[tuple[int, int, bool]] = []
     while left > 0:
         size = left if left < 3 * size else size
-        found.append((size, min(10, 5 + len(found)), True))
+        rounds.append((size, min(10, 5 + len(rounds)), True))
         left -= size
         size = size + size // 2
-    return [*found, *[(last, 10, False)] * 3]
+    return [*rounds, *[(last, 10, False)] * 3]
 
 
 class _Warmup:
@@ -179,8 +179,8 @@ class _Warmup:
 
 def _spread(rate: torch.Tensor) -> torch.Tensor:
     """Normal energy errors accepted at this rate have a spread in proportion to it (see ``StepSearch``)."""
-    found: torch.Tensor = torch.special.ndtri(1.0 - 0.5 * rate)
-    return found
+    quantile: torch.Tensor = torch.special.ndtri(1.0 - 0.5 * rate)
+    return quantile
 
 
 def _silent(transitions: int, step_size: float, divergences: int) -> None:

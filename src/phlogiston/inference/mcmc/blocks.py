@@ -186,8 +186,8 @@ def _in_turn(tasks: Sequence[Task], bar: Any, label: str, warmup: int) -> list[B
 @functools.lru_cache(maxsize=4)
 def _loaded(model: bytes) -> Model:
     """A model that travelled by value; a worker that meets it again has it traced and compiled already."""
-    found: Model = cloudpickle.loads(model)
-    return found
+    loaded: Model = cloudpickle.loads(model)
+    return loaded
 
 
 def _elsewhere(model: bytes, rest: bytes, stop: Path) -> bytes | None:
@@ -248,7 +248,7 @@ def _by_executor(tasks: Sequence[Task], executor: Executor, bar: Any, warmup: in
             for future in futures:
                 future.cancel()
     finished = [future for future in futures if not future.cancelled() and future.exception() is None]
-    results = [cloudpickle.loads(found) for future in finished if (found := future.result()) is not None]
+    results = [cloudpickle.loads(result) for future in finished if (result := future.result()) is not None]
     if not results:
         raise KeyboardInterrupt
     return results

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from phlogiston.engine.densities.joint import FullDensity
 from phlogiston.engine.densities.target import Target
-from phlogiston.inference.joint_starts import joint_points
 from phlogiston.inference.mcmc.adaptation import Window, unit_scale, windows
 from phlogiston.inference.mcmc.blocks import Density, Drawn, Report, State, Task
 from phlogiston.inference.mcmc.gibbs_plan import (
@@ -27,6 +26,7 @@ from phlogiston.inference.mcmc.gibbs_plan import (
 )
 from phlogiston.inference.mcmc.random_walk import acceptance, new_stats, optimal_acceptance, optimal_step, root_of
 from phlogiston.inference.rng import fill_normals, fill_uniforms, streams
+from phlogiston.inference.starts import joint_points
 
 Array = NDArray[Any]
 _DISAGREES = 1e-7  # relative: by so much the density may differ from what the parallel moves made of it
@@ -36,13 +36,10 @@ def on_all_latents(task: Task, target: Target) -> tuple[Density, Any]:
     """The density of all latents term by term; chains begin at its finite points, and probes beside them."""
     calls = task.calls * (1 + len(target.structure.of("latent"))) // 3  # each size of call is compiled on its own
     full = target.full(task.chains, calls)
-    count = task.chains + PROBES
 
     def start() -> torch.Tensor:
         probes = joint_points(target, full, "uniform", _child(task.seed, 1), PROBES)
-        return torch.from_numpy(
-            np.concatenate([joint_points(target, full, task.start, task.seed, count - PROBES), probes])
-        )
+        return torch.cat([joint_points(target, full, task.start, task.seed, task.chains), probes])
 
     return full, start
 
@@ -297,5 +294,5 @@ def values_of_all(
     target: Target, w: torch.Tensor, seed: np.random.SeedSequence, before: Any
 ) -> dict[str, torch.Tensor]:
     """Draws ``w [C, n, W]`` as latents and deterministics, after those drawn before."""
-    found = target.full(1, 0).values(w)
-    return {name: torch.cat([before[name], value], 1) if before else value for name, value in found.items()}
+    values = target.full(1, 0).values(w)
+    return {name: torch.cat([before[name], value], 1) if before else value for name, value in values.items()}

@@ -62,10 +62,10 @@ def _summed(terms: Array, owner: Array, groups: int) -> Array:
     owners = owner[order]
     starts = np.searchsorted(owners, np.arange(groups))
     present = np.flatnonzero(np.diff(np.append(starts, len(owners))))
-    found = np.zeros((*terms.shape[:-1], groups))
+    sums = np.zeros((*terms.shape[:-1], groups))
     if len(present):
-        found[..., present] = np.add.reduceat(terms[..., order], starts[present], -1)
-    return found
+        sums[..., present] = np.add.reduceat(terms[..., order], starts[present], -1)
+    return sums
 
 
 @dataclass(frozen=True)
@@ -87,19 +87,19 @@ def candidates_of(full: FullDensity, blocks: Sequence[Sequence[str]] | None) -> 
     """
     parts = {part.site.name: part for part in full.parts}
     chosen = [[name] for name in parts] if blocks is None else _checked([list(block) for block in blocks], parts)
-    found: list[Candidates] = []
+    candidates: list[Candidates] = []
     for block in chosen:
-        found += _alone(full, parts[block[0]]) if len(block) == 1 else [_together(full, [parts[n] for n in block])]
-    return found if blocks is not None else _merged(found)
+        candidates += _alone(full, parts[block[0]]) if len(block) == 1 else [_together(full, [parts[n] for n in block])]
+    return candidates if blocks is not None else _merged(candidates)
 
 
 def walks_of(full: FullDensity) -> list[Candidates]:
     """Random walks only: all continuous latents at once, discrete ones each on its own."""
     continuous = [part for part in full.parts if not part.site.discrete]
     rows = [part.coordinates.reshape(-1) for part in continuous]
-    found = [Candidates("walk", tuple(p.site.name for p in continuous), np.concatenate(rows)[None])] if rows else []
+    walks = [Candidates("walk", tuple(p.site.name for p in continuous), np.concatenate(rows)[None])] if rows else []
     discrete = [item for part in full.parts if part.site.discrete for item in _alone(full, part)]
-    return found + [replace(item, kind="state walk" if item.kind == "enumerate" else item.kind) for item in discrete]
+    return walks + [replace(item, kind="state walk" if item.kind == "enumerate" else item.kind) for item in discrete]
 
 
 def _checked(blocks: list[list[str]], parts: dict[str, Part]) -> list[list[str]]:
@@ -155,10 +155,10 @@ def _together(full: FullDensity, parts: list[Part]) -> Candidates:
     return Candidates("walk", names, coordinates, support=parts[0].site.support if real else None)
 
 
-def _merged(found: list[Candidates]) -> list[Candidates]:
+def _merged(candidates: list[Candidates]) -> list[Candidates]:
     """Enumerable sites with the same states together: spins written one by one may move in parallel as well."""
     merged: list[Candidates] = []
-    for item in found:
+    for item in candidates:
         last = merged[-1] if merged else None
         if (
             last is not None
@@ -182,7 +182,7 @@ class Detector:
 
     def moves(self, candidates: Sequence[Candidates], *, in_parallel: bool) -> list[Move]:
         """The sweep."""
-        base, found = self.full.terms(self.probes), []
+        base, moves = self.full.terms(self.probes), []
         for item in candidates:
             if in_parallel:
                 touched = self.touched(item, base)
@@ -195,12 +195,14 @@ class Detector:
                 owner = np.full(base.shape[1], len(rows))
                 for i, row in enumerate(rows):
                     owner[touched[row]] = i
-                found += self._move(item, item.coordinates[rows], owner)
-        return found
+                moves += self._move(item, item.coordinates[rows], owner)
+        return moves
 
     def touched(self, item: Candidates, base: Array) -> Array:
         """Which terms ``[G, F]`` change as a group moves."""
-        rng, found = np.random.default_rng(0), []
+        rng, changes = np.random.default_rng(0), []
+        # Every probe is moved, by steps of two sizes, because at a single point a term may happen not to change, as
+        # where a table or a clamped function is flat.
         scale = np.where(np.isfinite(base), np.abs(base), 0.0) + 1.0
         for row in item.coordinates:
             moved = self.probes.copy()
@@ -208,8 +210,8 @@ class Detector:
             with np.errstate(invalid="ignore"):
                 terms = self.full.terms(moved)
                 same = (terms == base) | (np.isnan(terms) & np.isnan(base))
-                found.append(~(same | (np.abs(terms - base) <= _UNTOUCHED * scale)).all(0))
-        return np.array(found)
+                changes.append(~(same | (np.abs(terms - base) <= _UNTOUCHED * scale)).all(0))
+        return np.array(changes)
 
     def _move(self, item: Candidates, coordinates: Array, owner: Array) -> list[Move]:
         move = Move(item.kind, item.sites, coordinates, owner, item.states)
@@ -224,6 +226,8 @@ class Detector:
 
     def _holds(self, move: Move) -> bool:
         """Whether the density has the closed form, at draws from it and elsewhere."""
+        # The coefficients were solved for at nodes, where the form fits whatever the density is. So the two are
+        # compared at other points: at a draw, where the mass is, and at points that lie twice as far apart.
         centre, width = self.located(move, self.probes)
         words = streams(np.random.SeedSequence(2).spawn(PROBES))
         eta, drawn = drawn_in_closed_form(self.full, move, self.probes, centre, width, words)
@@ -274,6 +278,8 @@ def _perturbed(item: Candidates, values: Array, rng: np.random.Generator) -> Arr
 
 def _coloured(touched: Array) -> Array:
     """A colour for each group, such that groups of one colour share no term (greedily; few colours, not the fewest)."""
+    # Groups that share no term are independent given the rest, so all of one colour can be drawn at once and the sweep
+    # is still a Gibbs sweep (Gonzalez, Low, Gretton and Guestrin, 2011).
     colours, used = np.zeros(len(touched), int), np.zeros((0, touched.shape[1]), bool)
     for i, terms in enumerate(touched):
         free = np.flatnonzero(~(used[:, terms].any(1)))
@@ -295,6 +301,8 @@ def drawn_in_closed_form(
 ) -> tuple[Array, Array]:
     """The closed forms' eta ``[n, E, K]`` given the rest of ``w [n, W]``, and a draw ``[n, E, d]``."""
     assert move.family is not None
+    # The log of the conditional is eta . phi(x) and a constant, linear in eta, so that the joint density at a few nodes
+    # gives eta, whichever prior and likelihood it comes from.
     nodes = centre + width * move.family.nodes[:, None]  # [N, E, d]
     rows = np.repeat(w[:, None], len(nodes), 1)
     rows[:, :, move.coordinates] = nodes

@@ -187,10 +187,10 @@ class HmcBlock:
         search = StepSearch(run.tuning.step_size, self.target_accept_prob)
         length = TrajectoryLength(math.log(run.length))
         for _ in range(transitions):
-            before, share = run.x.copy(), run.share()
+            before, fraction = run.x.copy(), run.fraction()
             row = run.transition()
             if self.length is None:
-                length.update(before, run.moved, run.momentum, row[2], share)
+                length.update(before, run.moved, run.momentum, row[2], fraction)
                 run.length = math.exp(length.log_length)
             search.update(float(np.mean(row[2])))
             run.tuning.step_size = search.step_size
@@ -244,8 +244,8 @@ class _Run:
     def length(self, value: float) -> None:
         self._state["length"] = np.asarray(value)
 
-    def share(self) -> float:
-        """The part of the trajectory length that the next transition takes."""
+    def fraction(self) -> float:
+        """The fraction of the trajectory length that the next transition takes."""
         return 1.0 - self._sampler.jitter * halton(int(self._state["transitions"]) + 1)
 
     def restart(self, *, search: bool) -> None:
@@ -258,9 +258,9 @@ class _Run:
 
     def transition(self) -> Array:
         """One trajectory of every chain; statistics ``[len(STATS), C]``."""
-        eps, share = self.tuning.step_size, self.share()
+        eps, fraction = self.tuning.step_size, self.fraction()
         self._state["transitions"] = self._state["transitions"] + 1
-        wanted = self._sampler.num_steps or math.ceil(share * self.length / eps)
+        wanted = self._sampler.num_steps or math.ceil(fraction * self.length / eps)
         self.steps = min(max(wanted, 1), MAX_STEPS)
         draw_momenta(self.words, self.momentum)
         self.moved[:] = self.x

@@ -20,13 +20,12 @@ from phlogiston.engine.densities.joint import Columns, flattened, unflattened
 from phlogiston.engine.densities.target import Target
 from phlogiston.engine.program.sites import Site
 from phlogiston.errors import ImpossibleEvidence, SettingError, did_you_mean, problem
-from phlogiston.inference.joint_starts import joint_points
 from phlogiston.inference.mcmc.adaptation import StepSearch, Window, unit_scale, windows
 from phlogiston.inference.mcmc.blocks import Density, Drawn, Report, State, Task
 from phlogiston.inference.mcmc.random_walk import acceptance, new_stats, optimal_acceptance, optimal_step, root_of
 from phlogiston.inference.particles.proposals import Proposal
 from phlogiston.inference.rng import Words, fill_normals, fill_uniforms, jit, streams, uniform
-from phlogiston.inference.starts import starting_points
+from phlogiston.inference.starts import joint_points, starting_points
 from phlogiston.model.model import Model
 
 Array = NDArray[Any]
@@ -180,7 +179,7 @@ def on_values(task: Task, target: Target) -> tuple[Density, Any]:
     density = ValueDensity(target.constrained(task.chains, task.calls), sites, full.states)
 
     def start() -> torch.Tensor:
-        w = torch.from_numpy(joint_points(target, full, task.start, task.seed, task.chains))
+        w = joint_points(target, full, task.start, task.seed, task.chains)
         return flattened(sites, full.values(w), target.dtype)
 
     return density, start
@@ -264,9 +263,9 @@ def proposals(
 
 def values_of_latents(target: Target, x: torch.Tensor, seed: np.random.SeedSequence, before: Any) -> Values:
     """Draws ``x [C, n, X]`` as latents and deterministics, after those drawn before."""
-    found = unflattened(target.structure.of("latent"), x)
-    found.update(target.deterministics(found))
-    return {name: torch.cat([before[name], value], 1) if before else value for name, value in found.items()}
+    values = unflattened(target.structure.of("latent"), x)
+    values.update(target.deterministics(values))
+    return {name: torch.cat([before[name], value], 1) if before else value for name, value in values.items()}
 
 
 @dataclass
@@ -344,8 +343,13 @@ class IndependenceBlock:
     def begin(self, density: Pool, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
         """Chains at ``starts [C, X + 2]``, the last columns their log weights and densities."""
         x, weight, lp = np.split(starts.numpy().copy(), [-2, -1], 1)
-        held = {"x": x.copy(), "weight": weight[:, 0].copy(), "lp": lp[:, 0].copy()}
-        return {**held, "words": streams(seeds), "done": np.asarray(_STEPS)}
+        return {
+            "x": x.copy(),
+            "weight": weight[:, 0].copy(),
+            "lp": lp[:, 0].copy(),
+            "words": streams(seeds),
+            "done": np.asarray(_STEPS),
+        }
 
     def warm_up(self, density: Pool, state: State, report: Report) -> None:
         """Nothing is learnt; the chains forget where they began."""
@@ -380,10 +384,10 @@ def compare(state: State, proposed: Array, weights: Array, joint: Array) -> Step
 
 
 @jit
-def _compare(words: Words, held: Array, weights: Array, probability: Array, moved: Array, bad: Array) -> None:
-    for c in range(held.shape[0]):
+def _compare(words: Words, current: Array, weights: Array, probability: Array, moved: Array, bad: Array) -> None:
+    for c in range(current.shape[0]):
         bad[c] = np.isnan(weights[c])
-        probability[c] = 0.0 if bad[c] else min(1.0, np.exp(weights[c] - held[c]))
+        probability[c] = 0.0 if bad[c] else min(1.0, np.exp(weights[c] - current[c]))
         moved[c] = uniform(words[c]) < probability[c]
         if moved[c]:
-            held[c] = weights[c]
+            current[c] = weights[c]

@@ -39,7 +39,7 @@ from phlogiston.inference.mcmc.trees import (
     Z,
     advance,
     new_trees,
-    place,
+    start_transitions,
 )
 from phlogiston.inference.rng import Words, fill_normals, streams
 
@@ -244,4 +244,4 @@ class _Run:
             momentum = np.empty(self.trees.front.T.shape, self.trees.front.dtype)
             fill_normals(self.trees.words, momentum)
             self.tuning.search(self.trees.front.copy(), value, grad, momentum.T)
-        place(self.trees, value, grad, self.tuning.step_size)
+        start_transitions(self.trees, value, grad, self.tuning.step_size)

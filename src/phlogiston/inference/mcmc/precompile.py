@@ -51,7 +51,7 @@ def compile_trees(dtype: str) -> None:
     states = trees.new_trees(np.zeros((0, 4), np.uint64), 1, 1, np.dtype(dtype))
     value, grad = np.zeros(0, dtype), np.zeros((1, 0), dtype)
     fill_normals(states.words, grad.T.copy())
-    trees.place(states, value, grad, 1.0)
+    trees.start_transitions(states, value, grad, 1.0)
     draws = np.zeros((0, 1, 1), dtype)
     rows = trees.Rows(draws, np.zeros((0, 1, len(trees.STATS))), draws)
     trees.advance(states, value, grad, 1.0, 1, rows)

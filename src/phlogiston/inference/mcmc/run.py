@@ -62,8 +62,8 @@ def to_values(
         return values
     chains, n = next(iter(values.values())).shape[:2]
     flat = {site.name: values[site.name].flatten(0, 1) for site in target.structure.continuous}
-    found = target.recover_discretes(flat, seed)
-    return {name: value.reshape(chains, n, *value.shape[1:]) for name, value in found.items()}
+    latents = target.recover_discretes(flat, seed)
+    return {name: value.reshape(chains, n, *value.shape[1:]) for name, value in latents.items()}
 
 
 class _ChainMethod(Protocol):

@@ -21,7 +21,9 @@ from phlogiston.inference.mcmc.leapfrog import kick_and_drift
 from phlogiston.inference.rng import Words, fill_normal, inlined, jit, uniform
 
 Array = NDArray[Any]
-DIVERGENCE = 1000.0  # an energy error beyond which a trajectory has left the typical set (Stan's limit)
+# An energy error beyond which a trajectory counts as divergent, as in Stan. A stable leapfrog oscillates around its
+# energy with errors of order one, while an unstable one gains energy exponentially, so that any large number would do.
+DIVERGENCE = 1000.0
 
 # Rows of Trees.vectors, each [D].
 X, P, G = 0, 1, 2  # the moving end: position, momentum, gradient
@@ -127,6 +129,9 @@ def _add_leaf(v: Array, r: Array, n: Array, words: Words, value: float) -> bool:
     n[N_STEPS] += 1
     sound = -np.inf < error < DIVERGENCE  # neither does NaN pass
     if sound:
+        # Multinomial sampling within the subtree (Betancourt, 2017): a state is proposed with probability in proportion
+        # to exp(-energy). The newest leaf takes the place of the proposal with the probability that its weight has in
+        # the sum so far, which gives that distribution in one pass, without keeping the states.
         r[ACCEPT] += min(1.0, np.exp(-error))
         before = r[S_LOG_W]
         total = max(before, -error) + np.log1p(np.exp(-abs(before + error)))
@@ -144,6 +149,9 @@ def _add_leaf(v: Array, r: Array, n: Array, words: Words, value: float) -> bool:
 @inlined
 def _leaf_makes_u_turn(v: Array, checks: Array, n: Array) -> bool:
     """Compare the newest leaf with the first leaf of each balanced subtree that it completes."""
+    # A leaf of odd index completes as many balanced subtrees as its index has trailing ones in binary. The first leaf
+    # of each has an even index and lies in the slot whose number is the count of ones in that index, so that a slot per
+    # doubling is kept instead of every leaf (Phan, Pradhan and Jankowiak, 2019).
     leaf, dim = n[LEAF], v.shape[1]
     slot, rest, turning = 0, leaf >> 1, False
     while rest:
@@ -157,6 +165,9 @@ def _leaf_makes_u_turn(v: Array, checks: Array, n: Array) -> bool:
     else:
         ones = leaf
         while ones & 1 and not turning:
+            # Generalised U-turn criterion (Betancourt, 2017): a span turns back where its sum of momenta points against
+            # the momentum at either end. With the ends halved (trapezoid rule) the sum is the displacement divided by
+            # the step size, but for the gradients at the ends, as in the first criterion of Hoffman and Gelman (2014).
             at_first, at_last = 0.0, 0.0
             for d in range(dim):
                 first, last = checks[0, slot, d], v[P, d]
@@ -175,6 +186,9 @@ def _merge(v: Array, r: Array, n: Array, words: Words) -> bool:
 
     Across the seam: the old tree with the first leaf of the new half, the last leaf of the old with the new half.
     """
+    # Biased progressive sampling (Betancourt, 2017): the proposal of the new half is taken with probability min(1,
+    # weight of the new half / weight of the old tree), which keeps the target and prefers states far from the start. It
+    # is taken before the criterion is computed, as a complete subtree is valid and a U-turn only ends the growth.
     if np.log(uniform(words)) < r[S_LOG_W] - r[LOG_W]:
         for d in range(v.shape[1]):
             v[Z, d], v[Z_G, d] = v[S_Z, d], v[S_G, d]
@@ -182,6 +196,8 @@ def _merge(v: Array, r: Array, n: Array, words: Words) -> bool:
     high, low = max(r[LOG_W], r[S_LOG_W]), min(r[LOG_W], r[S_LOG_W])
     r[LOG_W] = high + np.log1p(np.exp(low - high))
     far, near = (L_X, R_X) if n[DIRECTION] > 0 else (R_X, L_X)
+    # Two halves may each be too short to turn back while their union has gone full circle, so that its ends point in
+    # the same direction again. The two spans across the seam are in between in length and show it (Stan 2.21).
     a, b, e, f, g, h = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for d in range(v.shape[1]):
         oldest, latest, first, last = v[far + 1, d], v[near + 1, d], v[S_FIRST, d], v[P, d]
@@ -202,7 +218,7 @@ def _merge(v: Array, r: Array, n: Array, words: Words) -> bool:
 
 
 @jit
-def place(trees: Trees, value: Array, grad: Array, step_size: float) -> None:
+def start_transitions(trees: Trees, value: Array, grad: Array, step_size: float) -> None:
     """Put every chain at ``front``, where density ``[C]`` and gradient ``[D, C]`` are given; begin a transition."""
     for c in range(trees.ints.shape[0]):
         v, r, n = trees.vectors[c], trees.reals[c], trees.ints[c]
@@ -214,11 +230,11 @@ def place(trees: Trees, value: Array, grad: Array, step_size: float) -> None:
         _begin_transition(v, r, n, trees.words[c], step_size * r[STEP_FACTOR])
         _begin_subtree(v, r, n, trees.words[c])
         _half_step(v, r, n)
-    _collect(trees)
+    _gather_positions(trees)
 
 
 @jit
-def _deliver(trees: Trees, grad: Array) -> None:
+def _scatter_gradients(trees: Trees, grad: Array) -> None:
     """Gradients ``[D, C]`` to the chains, eight chains (one line of cache) at a time."""
     chains = trees.ints.shape[0]
     for first in range(0, chains, 8):
@@ -228,7 +244,7 @@ def _deliver(trees: Trees, grad: Array) -> None:
 
 
 @jit
-def _collect(trees: Trees) -> None:
+def _gather_positions(trees: Trees) -> None:
     """Positions of the chains to ``front [D, C]``."""
     chains = trees.ints.shape[0]
     for first in range(0, chains, 8):
@@ -296,12 +312,14 @@ def advance(
     """
     ended, num_counted, accepted, diverged = 0, 0, 0.0, 0
     warming_up = rows.grads.shape[1] > 0
-    _deliver(trees, grad)
+    _scatter_gradients(trees, grad)
     for c in range(trees.ints.shape[0]):
         v, r, n, words = trees.vectors[c], trees.reals[c], trees.ints[c], trees.words[c]
         if not warming_up and n[FILLED] >= rows.draws.shape[1]:
             continue
         diverging = _add_leaf(v, r, n, words, value[c])
+        # A subtree that turns back within itself is dropped with its proposal: from some of its states the trajectory
+        # could not have been grown to this one, so that keeping them would break detailed balance.
         turning = diverging or _leaf_makes_u_turn(v, trees.checks[c], n)
         n[LEAF] += 1
         complete = n[LEAF] == 1 << n[DEPTH]
@@ -321,5 +339,5 @@ def advance(
         if over or complete:
             _begin_subtree(v, r, n, words)
         _half_step(v, r, n)
-    _collect(trees)
+    _gather_positions(trees)
     return ended, num_counted, accepted, diverged

@@ -25,7 +25,7 @@ class HMC:
     From :math:`(u, p)`, :math:`p \sim N(0, I)`, the leapfrog integrator follows
     :math:`H(u, p) = -\log \pi(u) + \frac12 p^\top p` in standardised coordinates for a time :math:`s\,T`, and the end
     is accepted with probability :math:`\min(1, e^{-\Delta H})`. :math:`T` is learnt across chains in warm-up (ChEES),
-    or given; the share :math:`s` runs through a Halton sequence, so that no period of the target is hit. In step,
+    or given; the fraction :math:`s` runs through a Halton sequence, so that no period of the target is hit. In step,
     there is nothing but gradients: with many chains the fastest method where no trajectory must be much longer than
     others. Where it has not mixed, R-hat says so.
 
@@ -37,7 +37,7 @@ class HMC:
         step_size: at the start of the adaptation.
         trajectory_length: "adapt", or a time in units of the latents' standard deviations.
         num_steps: leapfrogs a trajectory, instead of a length.
-        jitter: how much of the length varies: the share is spread over [1 - jitter, 1].
+        jitter: how much of the length varies: the fraction is spread over [1 - jitter, 1].
         mass_matrix: "dense" learns every correlation, "diag" none, "low_rank" the few that matter among many
             latents; "auto" is dense for up to 50 unconstrained numbers and diag beyond.
         chains_per_block: chains that share a warm-up; the draws depend on it, and not on where blocks run.

@@ -17,9 +17,9 @@ from phlogiston.errors import ConvergenceWarning, one_of, positive_int, warn
 from phlogiston.inference.method import Needs, Result, known_start
 from phlogiston.inference.optimise.lbfgs import Evaluate, Paths, climb_paths
 from phlogiston.inference.optimise.mixture import Mixture
-from phlogiston.inference.optimise.normal_approx import at_mode, evaluated, spread_points
+from phlogiston.inference.optimise.normal_approx import at_mode, evaluated
 from phlogiston.inference.particles.weighted import values_of, weighted
-from phlogiston.inference.starts import Start, proposal
+from phlogiston.inference.starts import Start, proposal, spread_points
 from phlogiston.model.model import Model
 
 _LEVEL = 1e-3  # a gradient, relative to the log density, at which a point counts as a top

@@ -13,9 +13,9 @@ from phlogiston.engine.program.isolate import spawn
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import one_of, positive_int
 from phlogiston.inference.method import Needs, Result, known_start
-from phlogiston.inference.optimise.normal_approx import find, resampled, spread_points
+from phlogiston.inference.optimise.normal_approx import find, resampled
 from phlogiston.inference.particles.weighted import values_of, weighted
-from phlogiston.inference.starts import Start, proposal
+from phlogiston.inference.starts import Start, proposal, spread_points
 from phlogiston.model.model import Model
 
 
@@ -78,7 +78,7 @@ class Pathfinder:
         starting, finding, picking, discrete = spawn(seed, 4)
         propose = proposal(target, self.initial, self.num_paths)
         start = spread_points(target, propose, starting, self.num_paths)
-        found = find(
+        paths = find(
             target,
             start,
             finding,
@@ -86,15 +86,15 @@ class Pathfinder:
             elbo_draws=self.elbo_draws,
             max_steps=self.max_steps,
         )
-        u = torch.from_numpy(found.points)
-        made = weighted(target, values_of(target, u, discrete), torch.from_numpy(found.log_p - found.log_q))
+        u = torch.from_numpy(paths.points)
+        made = weighted(target, values_of(target, u, discrete), torch.from_numpy(paths.log_p - paths.log_q))
         if self.resample:
-            kept = torch.from_numpy(resampled(found, self.num_samples, picking))
+            kept = torch.from_numpy(resampled(paths, self.num_samples, picking))
             made["draws"] = values_of(target, kept, discrete)
             made["log_weights"] = None
-        made["figures"]["paths"] = float(len(found.normals))
+        made["figures"]["paths"] = float(len(paths.normals))
         return Result(
             **made,
             engine=target.engine_of("density_and_grad"),
-            history={"elbo": np.sort(found.elbos)},
+            history={"elbo": np.sort(paths.elbos)},
         )

@@ -29,7 +29,7 @@ class SMC:
     r"""Particles that follow the prior as it turns into the posterior: draws and evidence, several modes included.
 
     Through :math:`\pi_t(u) \propto p(u)\, p(x \mid u)^{\beta_t}` from :math:`\beta_0 = 0` to 1: each step is as long
-    as leaves the wanted share of effective particles, the particles are resampled (systematically) and moved by
+    as leaves the wanted fraction of effective particles, the particles are resampled (systematically) and moved by
     kernels that keep :math:`\pi_t`, and :math:`\hat Z = \prod_t \frac1N \sum_i p(x \mid u_i)^{\beta_t - \beta_{t-1}}`.
     Waste-free, few particles are resampled and every state on their way is a particle of the next step.
 
@@ -44,7 +44,7 @@ class SMC:
         moves: "hmc", "mh" for random walks without gradients, or a ``ph.Move`` of your own; step size and covariance
             are learned on the way.
         waste_free: whether all states on the way are kept.
-        ess: share of effective particles that a step in temperature leaves; a larger one takes more steps.
+        ess: fraction of effective particles that a step in temperature leaves; a larger one takes more steps.
         target_accept_prob: acceptance that the step size is adapted to; 0.8 for "hmc" by default, as usual for "mh".
         engine: the tier that evaluates the density.
 

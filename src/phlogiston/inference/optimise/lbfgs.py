@@ -109,9 +109,9 @@ def _searched(
         if not seeking.any():
             break
         trial = np.where(seeking[:, None], point + size[:, None] * direction, point)
-        found, slopes = evaluate(trial)
-        good = seeking & np.isfinite(found) & np.isfinite(slopes).all(1) & (found >= value + _ARMIJO * size * slope)
-        moved[good], higher[good], bent[good] = trial[good], found[good], slopes[good]
+        values, slopes = evaluate(trial)
+        good = seeking & np.isfinite(values) & np.isfinite(slopes).all(1) & (values >= value + _ARMIJO * size * slope)
+        moved[good], higher[good], bent[good] = trial[good], values[good], slopes[good]
         seeking = seeking & ~good
         size = np.where(seeking, 0.5 * size, size)
     return moved, higher, bent

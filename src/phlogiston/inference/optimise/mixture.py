@@ -16,8 +16,8 @@ from phlogiston.stats.weights import systematic_resample
 Array = NDArray[Any]
 _APART = 2.0  # standard deviations between two ends of climbs that are different modes
 _LEVEL = 1e-3  # a gradient, relative to the log density, at which the end of a climb counts as a mode
-_NEGLIGIBLE = 1e-4  # the share of the mass below which a mode is left out
-_LEAST_SHARE = 0.02  # of the draws: a share that curvature alone underestimates must not be left to few draws
+_NEGLIGIBLE = 1e-4  # the fraction of the mass below which a mode is left out
+_LEAST_FRACTION = 0.02  # of the draws: a fraction that curvature alone underestimates must not be left to few draws
 
 
 @dataclass(frozen=True)
@@ -53,27 +53,28 @@ class Mixture:
         return cls(tuple(normals), np.array(masses))
 
     @property
-    def _log_shares(self) -> Array:
-        shares = np.exp(self.log_masses - np.logaddexp.reduce(self.log_masses))
-        shares = np.maximum(shares, _LEAST_SHARE)
-        return np.asarray(np.log(shares / shares.sum()))
+    def _log_fractions(self) -> Array:
+        fractions = np.exp(self.log_masses - np.logaddexp.reduce(self.log_masses))
+        fractions = np.maximum(fractions, _LEAST_FRACTION)
+        return np.asarray(np.log(fractions / fractions.sum()))
 
     def log_evidence(self, log_density: float) -> float:
         """Laplace's approximation, from the log density at the highest mode."""
         return float(log_density + np.logaddexp.reduce(self.log_masses))
 
     def draw(self, count: int, rng: np.random.Generator) -> Array:
-        """Points ``[count, D]``, of each normal its share."""
+        """Points ``[count, D]``, of each normal its fraction."""
         dim = len(self.normals[0].loc)
         if len(self.normals) == 1:
             return self.normals[0].draw(rng.standard_normal((count, dim)))
-        owners = systematic_resample(self._log_shares, count, rng)
+        owners = systematic_resample(self._log_fractions, count, rng)
         noise = rng.standard_normal((count, dim))
         return np.concatenate([normal.draw(noise[owners == k]) for k, normal in enumerate(self.normals)])
 
     def log_prob(self, points: Array) -> Array:
         """``[N, D]`` -> ``[N]``."""
-        parts = [normal.log_prob(points) + share for normal, share in zip(self.normals, self._log_shares, strict=True)]
+        pairs = zip(self.normals, self._log_fractions, strict=True)
+        parts = [normal.log_prob(points) + log_fraction for normal, log_fraction in pairs]
         return np.asarray(np.logaddexp.reduce(parts, 0))
 
 
@@ -92,7 +93,7 @@ def modes_among(
         known: modes that are not returned again.
     """
     values, gradients, ends = paths.values[-1], paths.gradients[-1], paths.points[-1]
-    seen, found = list(known), list[tuple[Normal, float]]()
+    seen, modes = list(known), list[tuple[Normal, float]]()
     for i in np.argsort(-np.where(np.isfinite(values), values, -np.inf)):
         level = np.isfinite(values[i]) and np.abs(gradients[i]).max() <= _LEVEL * max(1.0, abs(float(values[i])))
         if not (paths.arrived[i] and level) or any(normal.distances(ends[[i]])[0] < _APART for normal in seen):
@@ -100,7 +101,7 @@ def modes_among(
         normal, smallest = at_mode(evaluate, ends[i])
         if smallest > 0.0:
             seen.append(normal)
-            found.append((normal, float(values[i])))
-        if len(found) == most:
+            modes.append((normal, float(values[i])))
+        if len(modes) == most:
             break
-    return found
+    return modes

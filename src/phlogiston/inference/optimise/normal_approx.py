@@ -22,7 +22,6 @@ from phlogiston.inference.optimise.lbfgs import Evaluate, Paths, climb_paths
 from phlogiston.stats.weights import pareto_smooth, systematic_resample
 
 Array = NDArray[Any]
-_TRIES = 20
 _HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -103,7 +102,7 @@ def along(paths: Paths, climber: int, *, memory: int = 6) -> list[Normal]:
     points, gradients = paths.points[:, climber], paths.gradients[:, climber]
     alpha = np.ones(points.shape[1])
     pairs: list[tuple[Array, Array]] = []
-    found = []
+    normals = []
     for before, after in zip(range(len(points) - 1), range(1, len(points)), strict=True):
         s, y = points[after] - points[before], gradients[before] - gradients[after]
         curvature = float(s @ y)
@@ -113,8 +112,8 @@ def along(paths: Paths, climber: int, *, memory: int = 6) -> list[Normal]:
             alpha = _diagonal(alpha, s, y)
             pairs = [*pairs, (s, y)][-memory:]
         if (normal := _normal(points[after], gradients[after], alpha, pairs)) is not None:
-            found.append(normal)
-    return found
+            normals.append(normal)
+    return normals
 
 
 def _diagonal(alpha: Array, s: Array, y: Array) -> Array:
@@ -157,24 +156,6 @@ def evaluated(target: Target) -> Evaluate:
     return evaluate
 
 
-def spread_points(target: Target, propose: Any, seed: np.random.SeedSequence, count: int) -> Array:
-    """So many starting points with a finite density and gradient, ``[count, D]``.
-
-    Raises:
-        ModelError: there are none; names the site.
-    """
-    found = np.empty((0, target.dim))
-    last = torch.empty(0, target.dim)
-    for attempt in spawn(seed, _TRIES):
-        last = propose(attempt, count).to(target.dtype)
-        value, gradient = target.value_and_grad(last)
-        usable = torch.isfinite(value) & torch.isfinite(gradient).all(-1)
-        found = np.concatenate([found, last[usable].double().numpy()])
-        if len(found) >= count:
-            return found[:count]
-    raise ModelError(target.explain_no_start(last[0]))
-
-
 @dataclass(frozen=True)
 class Found:
     """The mixture of the paths' normals, and weighted draws of it.
@@ -210,16 +191,12 @@ def find(
     if not usable:
         raise ModelError(target.explain_no_start(torch.from_numpy(start[0])))
     normals, elbos = tuple(normal for normal, _ in usable), np.array([elbo for _, elbo in usable])
-    shares = np.array_split(np.arange(num_draws), len(normals))
+    rows = np.array_split(np.arange(num_draws), len(normals))
     points = np.concatenate(
-        [n.draw(drawing.standard_normal((len(own), target.dim))) for n, own in zip(normals, shares, strict=True)]
+        [n.draw(drawing.standard_normal((len(own), target.dim))) for n, own in zip(normals, rows, strict=True)]
     )
     parts = np.stack(
-        [
-            n.log_prob(points) + math.log(len(own) / num_draws)
-            for n, own in zip(normals, shares, strict=True)
-            if len(own)
-        ]
+        [n.log_prob(points) + math.log(len(own) / num_draws) for n, own in zip(normals, rows, strict=True) if len(own)]
     )
     log_p = target.log_density(torch.from_numpy(points)).double().numpy()
     return Found(normals, elbos, points, np.logaddexp.reduce(parts, 0), log_p)
@@ -237,11 +214,11 @@ def _best(target: Target, normals: list[Normal], rng: np.random.Generator, draws
     return normals[best], float(elbos[best])
 
 
-def resampled(found: Found, count: int, seed: np.random.SeedSequence) -> Array:
+def resampled(paths: Found, count: int, seed: np.random.SeedSequence) -> Array:
     """So many of the draws, in proportion to their Pareto-smoothed weights, in random order."""
-    log_weights = found.log_p - found.log_q
+    log_weights = paths.log_p - paths.log_q
     log_weights = np.where(np.isfinite(log_weights), log_weights, -np.inf)
     smoothed, _ = pareto_smooth(log_weights)
     rng = generator(seed)
     picked = systematic_resample(smoothed, count, rng)
-    return np.asarray(found.points[rng.permutation(picked)])
+    return np.asarray(paths.points[rng.permutation(picked)])

@@ -221,8 +221,8 @@ def move_of(moves: str | Move) -> Move:
         if moves not in MOVES:
             expected = " or ".join(map(repr, MOVES)) + ", or a move as in ph.Move"
             raise SettingError(problem("moves", found=repr(moves), expected=expected))
-        found: Move = MOVES[moves]
-        return found
+        move: Move = MOVES[moves]
+        return move
     if not _is_move(moves):
         raise SettingError(problem("moves", found=repr(moves), expected="a name, or a move as in ph.Move"))
     return moves

@@ -30,7 +30,7 @@ class Proposal:
         draw: number of particles and seed -> chunks of values with ``log_weight``, log p(x, z) - log q(z).
         engine: the tier that evaluated the last chunk.
         target: the densities of the model that weighs them.
-        outside: share of the prior that it cannot reach, as its support is narrower.
+        outside: fraction of the prior that it cannot reach, as its support is narrower.
     """
 
     draw: Callable[[int, np.random.SeedSequence], Iterator[Values]]
@@ -136,7 +136,7 @@ def _require_same_latents(model: Model, guide: Model) -> None:
 
 
 def _outside(model: Model, guide: Model) -> float:
-    """The share of prior draws that have a site outside the support from which the guide draws it."""
+    """The fraction of prior draws that have a site outside the support from which the guide draws it."""
     pairs = [(latent.name, latent.support, guide.sites[latent.name].support) for latent in _shared(model, guide)]
     pairs = [(name, ours, theirs) for name, ours, theirs in pairs if str(ours) != str(theirs)]
     if not pairs:

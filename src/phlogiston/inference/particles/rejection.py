@@ -51,11 +51,11 @@ class Accepted:
         return None
 
     def _raise_to(self, bound: float, rng: np.random.Generator) -> None:
-        share = math.exp(self.bound - bound)
+        probability = math.exp(self.bound - bound)
         thinned = []
         for chunk in self._kept:
             size = next(iter(chunk.values())).shape[0]
-            stays = torch.from_numpy(rng.random(size) < share)
+            stays = torch.from_numpy(rng.random(size) < probability)
             thinned.append({name: value[stays] for name, value in chunk.items()})
         self._kept = thinned
         self.count = sum(next(iter(chunk.values())).shape[0] for chunk in thinned)

@@ -47,7 +47,7 @@ def from_the_prior(target: Target, path: Tempered, count: int, seed: np.random.S
 
 
 def next_beta(likelihood: Array, beta: float, ess: float) -> float:
-    r"""The largest step of the inverse temperature that leaves the wanted share of effective particles.
+    r"""The largest step of the inverse temperature that leaves the wanted fraction of effective particles.
 
     Solves :math:`(\sum w)^2 / (N \sum w^2) = \alpha` with :math:`w = L^{\beta' - \beta}` by bisection. With equal
     weights before, as after resampling, this is the conditional ESS. Particles without likelihood are not counted.
@@ -55,7 +55,7 @@ def next_beta(likelihood: Array, beta: float, ess: float) -> float:
     Args:
         likelihood: log likelihood of the particles, ``[N]``.
         beta: where they are.
-        ess: the share.
+        ess: the fraction.
 
     References:
         Zhou, Johansen and Aston (2016), Towards automatic model comparison: an adaptive sequential Monte Carlo
@@ -69,6 +69,8 @@ def next_beta(likelihood: Array, beta: float, ess: float) -> float:
 
     if fraction(1.0 - beta) >= ess:
         return 1.0
+    # With weights exp(s l), the log of the effective size has the derivative 2 (E_s[l] - E_2s[l]) in s. That is
+    # negative, since the tempered mean E_s[l] grows with s, so that there is one root, which bisection finds.
     low, high = 0.0, 1.0 - beta
     for _ in range(60):
         middle = 0.5 * (low + high)
@@ -100,7 +102,7 @@ class Annealing:
         islands: groups that never exchange particles; how far they differ is what the standard error comes from.
         num_steps: moves after each step in temperature.
         waste_free: whether all states on the way of few walkers are kept, instead of the last ones of many.
-        ess: share of effective particles that each step in temperature leaves.
+        ess: fraction of effective particles that each step in temperature leaves.
         acceptance: rate that the moves' step size is adapted to; None for what suits them.
     """
 
@@ -124,7 +126,7 @@ class Annealing:
         while beta < 1.0:
             if len(stages) == _MOST_STAGES:
                 found = f"beta = {beta:.3g} after {_MOST_STAGES} temperatures"
-                raise SettingError(problem("ess", found=found, expected="a smaller share, or more particles"))
+                raise SettingError(problem("ess", found=found, expected="a smaller fraction, or more particles"))
             new = next_beta(walkers.likelihood, beta, self.ess)
             logs = (new - beta) * walkers.likelihood.reshape(self.islands, -1)
             with np.errstate(divide="ignore"):
@@ -142,6 +144,8 @@ class Annealing:
 
     def _ancestors(self, logs: Array, rng: np.random.Generator) -> Array:
         """The indices of the resampled particles, island by island; an island of evidence zero keeps all of its own."""
+        # Waste-free SMC (Dau and Chopin, 2022) resamples few ancestors and keeps all states of their chains as
+        # particles: no evaluation of the density is thrown away.
         size = logs.shape[1]
         count = size // self.num_steps if self.waste_free else size
         picked = []
@@ -154,6 +158,8 @@ class Annealing:
         self, path: Tempered, walkers: Walkers, kernel: Kernel, rng: np.random.Generator
     ) -> tuple[Walkers, Array, Kernel]:
         """Apply the kernel; return all states if waste-free, else the last; adapt the step size."""
+        # The step size is adapted to all particles between moves. Estimates stay consistent under such adaptation, with
+        # the limiting variance of fixed kernels (Beskos, Jasra, Kantas and Thiery, 2016).
         wanted = self.acceptance or self.move.target_acceptance(path.dim)
         rate = np.ones(walkers.prior.size)
         states, rates = [walkers], [rate]

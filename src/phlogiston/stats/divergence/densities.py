@@ -138,8 +138,8 @@ def log_prob(p: Distribution, values: torch.Tensor) -> torch.Tensor:
     inside = inside.expand(shape)
     harmless = p.sample(torch.Size([values.shape[0]])).expand(*shape, *p.event_shape)
     mask = inside.reshape(*shape, *(1,) * len(p.event_shape))
-    found = p.log_prob(torch.where(mask, values, harmless))
-    return torch.where(inside, found, torch.full((), -math.inf, dtype=found.dtype))
+    density = p.log_prob(torch.where(mask, values, harmless))
+    return torch.where(inside, density, torch.full((), -math.inf, dtype=density.dtype))
 
 
 def _to_middle(p: Distribution, q: Distribution, values: torch.Tensor) -> torch.Tensor:

@@ -24,8 +24,8 @@ class Modes:
     Args:
         captured: components with at least one point of high quality.
         total: components.
-        high_quality: share of points within the radius of a centre, with its standard error.
-        reverse_kl: of the shares of points that are nearest to each centre from equal shares, in nats.
+        high_quality: fraction of points within the radius of a centre, with its standard error.
+        reverse_kl: of the fractions of points that are nearest to each centre from equal fractions, in nats.
         counts: points of high quality at each centre.
     """
 
@@ -40,7 +40,7 @@ class Modes:
 
 
 def modes(x: Any, centres: Any, *, sd: float, radius: float = 3.0) -> Modes:
-    r"""Components captured by a sample, and its share of points within ``radius`` standard deviations of a centre.
+    r"""Components captured by a sample, and its fraction of points within ``radius`` standard deviations of a centre.
 
     The mixture itself scores :math:`P(\chi^2_D \le r^2)`, 0.98889 for :math:`D = 2` and :math:`r = 3`.
 
@@ -51,7 +51,7 @@ def modes(x: Any, centres: Any, *, sd: float, radius: float = 3.0) -> Modes:
         radius: in standard deviations.
 
     Returns:
-        Counts, the share with its binomial error, and :math:`\sum_k q_k \log(K q_k)` for nearest-centre shares
+        Counts, the fraction with its binomial error, and :math:`\sum_k q_k \log(K q_k)` for nearest-centre fractions
         :math:`q`.
 
     Raises:
@@ -80,11 +80,11 @@ def modes(x: Any, centres: Any, *, sd: float, radius: float = 3.0) -> Modes:
     good = squared.min(1) <= (radius * sd) ** 2
     total = len(middles)
     counts = np.bincount(nearest[good], minlength=total)
-    share = float(good.mean())
+    fraction = float(good.mean())
     q = np.bincount(nearest, minlength=total) / len(points)
     reverse = float((q[q > 0.0] * np.log(total * q[q > 0.0])).sum())
-    error = math.sqrt(share * (1.0 - share) / len(points))
-    return Modes(int((counts > 0).sum()), total, Estimate(share, error), reverse, tuple(int(c) for c in counts))
+    error = math.sqrt(fraction * (1.0 - fraction) / len(points))
+    return Modes(int((counts > 0).sum()), total, Estimate(fraction, error), reverse, tuple(int(c) for c in counts))
 
 
 def _points(name: str, given: Any) -> Array:

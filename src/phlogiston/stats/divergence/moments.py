@@ -63,8 +63,8 @@ def frechet(x: Any, y: Any, *, features: Features | None = None) -> float:
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     inner = np.linalg.eigvalsh(root @ second @ root)
     apart = float(np.square(x.mean(0) - y.mean(0)).sum())
-    found = apart + np.trace(first) + np.trace(second) - 2.0 * np.sqrt(np.maximum(inner, 0.0)).sum()
-    return max(0.0, float(found))
+    distance = apart + np.trace(first) + np.trace(second) - 2.0 * np.sqrt(np.maximum(inner, 0.0)).sum()
+    return max(0.0, float(distance))
 
 
 def kid(

@@ -23,10 +23,10 @@ class Fidelity:
     Standard errors are those of a mean over points, the balls around the other sample taken as they are.
 
     Args:
-        precision: share of draws within a ball of the data.
-        recall: share of data within a ball of the draws.
+        precision: fraction of draws within a ball of the data.
+        recall: fraction of data within a ball of the draws.
         density: balls of the data that a draw lies in, over k; one on average where the distributions agree.
-        coverage: share of the data whose ball holds a draw.
+        coverage: fraction of the data whose ball holds a draw.
         neighbours: k.
     """
 
@@ -96,11 +96,11 @@ def fidelity(data: Any, draws: Any, *, neighbours: int = 5, features: Features |
 
 def _reach(points: Array, neighbours: int) -> Array:
     """The squared distance of each point to its k-th neighbour."""
-    found = np.empty(len(points))
+    radii = np.empty(len(points))
     for rows, distances in blocks(points, points):
         np.put_along_axis(distances, np.arange(rows.start, rows.stop)[:, None], -1.0, 1)  # itself comes first
-        found[rows] = np.partition(distances, neighbours, 1)[:, neighbours]
-    return found
+        radii[rows] = np.partition(distances, neighbours, 1)[:, neighbours]
+    return radii
 
 
 def _mean(values: NDArray[Any]) -> Estimate:

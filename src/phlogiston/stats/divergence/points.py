@@ -47,9 +47,9 @@ def array_of(given: Any, where: str = "points") -> Array:
         ValueError: they are none.
     """
     try:
-        found = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given)
-        if not np.iscomplexobj(found):
-            return found.astype(float)
+        array = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given)
+        if not np.iscomplexobj(array):
+            return array.astype(float)
     except (TypeError, ValueError) as error:  # of NumPy: words, None, or rows of several lengths
         shown = f"{type(given).__name__} ({str(error).partition('. ')[0]})"
         raise ValueError(problem(where, found=shown, expected="an array of numbers")) from error
@@ -70,15 +70,15 @@ def _checked(where: str, array: Array) -> Array:
 def _mapped(features: Features, points: Array) -> Array:
     if not callable(features):
         raise TypeError(problem("features", found=repr(features), expected="a function of points", fix="network"))
-    found = []
+    parts = []
     with torch.no_grad():
         for chunk in torch.split(torch.from_numpy(points).to(torch.get_default_dtype()), _AT_ONCE):
             made = array_of(features(chunk), "features")
             if made.ndim == 0 or len(made) != len(chunk):
                 shown = f"shape {made.shape} for {len(chunk)} points"
                 raise ValueError(problem("features", found=shown, expected="one row for each point"))
-            found.append(made)
-    return np.concatenate(found)
+            parts.append(made)
+    return np.concatenate(parts)
 
 
 def some(points: Array, limit: int, rng: np.random.Generator) -> Array:

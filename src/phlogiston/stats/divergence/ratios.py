@@ -98,9 +98,9 @@ def density_ratio(
     rng = generator(picking)
     pooled = np.concatenate([some(x, size, rng), some(y, size, rng)])
     logits = held_out_logits(standardised(pooled), np.repeat([0.0, 1.0], size), folds, fitting)
-    found = _judged(-logits[:size], -logits[size:], num_resamples, generator(resampling))
-    _warn_below_zero(found.js, x.shape[1])
-    return found
+    ratio = _judged(-logits[:size], -logits[size:], num_resamples, generator(resampling))
+    _warn_below_zero(ratio.js, x.shape[1])
+    return ratio
 
 
 def _warn_below_zero(js: Estimate, dims: int) -> None:
@@ -122,8 +122,8 @@ def _judged(of_x: Array, of_y: Array, num_resamples: int, rng: np.random.Generat
     """Divergences with bootstrap errors, from log ratios at points of both."""
     rows = rng.integers(0, of_x.size, (num_resamples, 2, of_x.size))
     again = np.stack([_divergences(of_x[first], of_y[second]) for first, second in rows])
-    found, errors, ends = _divergences(of_x, of_y), again.std(0), np.quantile(again, [0.025, 0.975], 0)
-    kl, reverse, js = (Estimate(float(value), float(se)) for value, se in zip(found, errors, strict=True))
+    divergences, errors, ends = _divergences(of_x, of_y), again.std(0), np.quantile(again, [0.025, 0.975], 0)
+    kl, reverse, js = (Estimate(float(value), float(se)) for value, se in zip(divergences, errors, strict=True))
     intervals = {name: (float(ends[0, i]), float(ends[1, i])) for i, name in enumerate(("kl", "reverse_kl", "js"))}
     return DensityRatio(kl, reverse, js, intervals, np.stack([of_x, of_y]))
 

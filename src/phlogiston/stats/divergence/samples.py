@@ -28,7 +28,7 @@ class Mmd:
 
     Args:
         squared: the unbiased estimate with its standard error; below zero where the samples agree by chance.
-        p_value: share of random relabellings of the pooled points with a discrepancy at least as large.
+        p_value: fraction of random relabellings of the pooled points with a discrepancy at least as large.
         bandwidths: of the Gaussian kernels that were averaged.
         sizes: points of each sample that were used.
     """

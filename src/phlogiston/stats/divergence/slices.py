@@ -55,8 +55,8 @@ def sliced_wasserstein(x: Any, y: Any, *, num_projections: int = 100, seed: int 
 
 
 def _directions(dimension: int, count: int, seed: int | None) -> Array:
-    found = generator(seed).standard_normal((dimension, count))
-    return np.asarray(found / np.linalg.norm(found, axis=0))
+    directions = generator(seed).standard_normal((dimension, count))
+    return np.asarray(directions / np.linalg.norm(directions, axis=0))
 
 
 def along(x: Array, y: Array, directions: Array) -> Estimate:
