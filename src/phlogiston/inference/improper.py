@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 
 def refuse_improper(model: Model, target: Target, seed: np.random.SeedSequence) -> None:
-    """Chains and guides would wander off for ever where neither prior nor data bound a latent.
+    """Refuse a posterior that neither prior nor data bound, as chains and guides would drift along it without end.
 
     Raises:
         UnsupportedModel: its density is level both ways, from three points.
@@ -37,7 +37,7 @@ def refuse_improper(model: Model, target: Target, seed: np.random.SeedSequence) 
 
 
 def ray_of(target: Target, start: Array, *, flat: bool = False) -> Array | None:
-    """A direction in which a density with flat priors has no end, from a point ``[D]``; see ``stats.propriety``."""
+    """A direction from a point ``[D]`` in which a density with flat priors is improper; see ``stats.propriety``."""
     most = 4 * (start.size + 1)  # rows of a call; one number for all, as each is traced anew
 
     def density(rows: Array) -> tuple[Array, Array]:
@@ -61,7 +61,7 @@ def coordinates(target: Target, labels: Labels) -> Callable[[int], str]:
 
 
 def improper(names: Sequence[str]) -> Finding:
-    """What it means that a density goes on for ever."""
+    """The finding that a posterior is improper along some components."""
     listing = " and ".join(names) + (" together" if len(names) > 1 else "")
     return Finding(
         f"the posterior is improper: its density does not fall along {listing}",

@@ -80,7 +80,7 @@ def infer(
 
 
 def _require_chains(method: Method, given: Mapping[str, Any]) -> None:
-    """Refuse an executor, or draws to go on from, where nothing could use them."""
+    """Refuse an executor or a posterior to resume from if the method runs no chains."""
     if given and not getattr(method, "runs_chains", False):
         able = [name for name in registry.METHODS if getattr(registry.method_class(name), "runs_chains", False)]
         name = registry.name_of(method)
@@ -143,7 +143,7 @@ def methods() -> list[MethodInfo]:
 
 
 def load(path: str | Path, model: Model | None = None) -> Posterior | Fitted:
-    """What ``posterior.save`` or ``fitted.save`` wrote; nothing in the file is executed.
+    """Load what ``posterior.save`` or ``fitted.save`` wrote; nothing in the file is executed.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""What a method needs of a model, and the refusal where it is not met."""
+"""What a method needs of a model, the check that a model meets it, and the run of a method."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Method(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """What it needs of a model."""
+        """The needs that a model must meet."""
 
     def __call__(self, model: Model, *, seed: int | None = None, progress: bool = True) -> Result | Posterior:
         """Draws of the latents of a model that meets its needs."""
@@ -242,11 +242,11 @@ def run_method(
 
 
 def _plain(value: Any) -> Any:
-    """A setting without the draws that it may hold."""
+    """A setting in a form that can be stored: posteriors and models become text."""
     return repr(value) if isinstance(value, (Posterior, Model)) else value
 
 
 def known_start(initial: Start | Mapping[str, Any]) -> None:
-    """Refuse a name that stands for no way to begin; values by site are judged against the model."""
+    """Refuse an unknown name of a start; values by site are checked later, against the model."""
     if not isinstance(initial, Mapping):
         one_of(STARTS, initial=initial)

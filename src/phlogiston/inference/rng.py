@@ -1,4 +1,4 @@
-"""Machine code for what a graph cannot do well, and one stream of random numbers a chain inside it."""
+"""Machine code for what a graph cannot do well, and one stream of random numbers per chain inside it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def inlined(function: F) -> F:
 
 
 def streams(seeds: Sequence[np.random.SeedSequence]) -> Words:
-    """The state of one xoshiro256++ generator a seed, ``[n, 4]``.
+    """The state of one xoshiro256++ generator per seed, ``[n, 4]``.
 
     References:
         Blackman and Vigna (2021), Scrambled linear pseudorandom number generators, https://arxiv.org/abs/1805.01407

@@ -121,7 +121,7 @@ def _first_usable(
     attempts: Sequence[np.random.SeedSequence],
     count: int,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The first ``count`` usable points that are drawn; where there are too few, one that is not usable, too."""
+    """The first ``count`` usable points that are drawn, and, if there are too few, one that is not usable."""
     usable, bad = [], None
     for attempt in attempts:
         points, is_usable = draw(attempt)
@@ -167,7 +167,7 @@ def _explained(full: FullDensity, w: torch.Tensor) -> str:
 
 
 def first_point(target: Target, start: Start | Mapping[str, Any], seed: np.random.SeedSequence) -> torch.Tensor:
-    """The best of some starting points, ``[D]``.
+    """The starting point with the highest density among several, ``[D]``.
 
     Raises:
         ModelError: none has a finite density and gradient; names the site.
@@ -182,12 +182,12 @@ def first_point(target: Target, start: Start | Mapping[str, Any], seed: np.rando
 
 
 def proposal(target: Target, start: Start | Mapping[str, Any], count: int) -> Propose:
-    """Points by a name, or those that were given."""
+    """The function that proposes starting points: by a name, or those given by site."""
     return given(target, start, count) if isinstance(start, Mapping) else named(target, start)
 
 
 def named(target: Target, start: Start) -> Propose:
-    """Points by a name."""
+    """The function that proposes starting points by a name."""
     if start == "uniform":
         return lambda seed, n: torch.from_numpy(generator(seed).uniform(-_RADIUS, _RADIUS, (n, target.dim)))
     if start == "prior":
@@ -220,7 +220,7 @@ def _prior(target: Target, seed: np.random.SeedSequence, n: int) -> torch.Tensor
 
 
 def given(target: Target, values: Mapping[str, Any], chains: int) -> Propose:
-    """The points that were given; refuses names and shapes that do not fit."""
+    """The function that proposes the points given by site; names and shapes that do not fit are refused."""
     sites = {site.name: site for site in target.structure.continuous}
     for name in values:
         if name not in sites:

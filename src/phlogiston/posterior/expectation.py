@@ -54,7 +54,7 @@ def warn_of_no_mean(values: NDArray[np.float64], weights: NDArray[np.float64] | 
 
 
 class _Draw(dict[str, torch.Tensor]):
-    """One draw, which knows what to answer to a misspelt site."""
+    """One draw, whose error for an unknown site names the nearest one."""
 
     def __missing__(self, name: str) -> torch.Tensor:
         raise unknown_site("expect", name, self)

@@ -37,7 +37,7 @@ class Step:
 
     @property
     def line(self) -> str:
-        """What to write to take this step alone."""
+        """The line of code that takes this step alone."""
         return f"ph.infer({'ph.reparam(model)' if self.rewrite else 'model'}, {self.call})"
 
 
@@ -77,7 +77,7 @@ class Trial:
 
     @property
     def is_refuted(self) -> bool:
-        """Whether the next step was called for."""
+        """Whether its verdict calls for the next step."""
         return self.verdict != "trust"
 
 
@@ -148,7 +148,7 @@ class Plan(Sequence[Step]):
         return "\n".join(lines)
 
     def _outcomes(self, place: int) -> list[str]:
-        """What came of a step: nothing before it was taken."""
+        """The outcomes of a step, in words; none before it was taken."""
         return [
             f"{t.verdict}: {t.outcome} ({t.seconds:.1f} s)" + ("; taken" if t is self.trials[self.taken] else "")
             for t in self.trials
@@ -159,7 +159,7 @@ class Plan(Sequence[Step]):
         return f"Plan({self.model}: {', '.join(each.name for each in self.steps)})"
 
     def rows(self) -> list[list[str]]:
-        """A row a step: its number, method, reason, line, and what came of it."""
+        """One row per step: its number, method, reason, line, and what came of it."""
         return [
             [str(number), each.name, each.reason, each.line, "; ".join(self._outcomes(number - 1)) or "not tried"]
             for number, each in enumerate(self.steps, 1)

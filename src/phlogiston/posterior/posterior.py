@@ -60,7 +60,7 @@ class Posterior:
         interrupted: whether the run was stopped by hand.
         predictions: predictive draws kept with it, by group and site.
         state: of the chains' samplers, block by block: what ``infer(..., resume_from=posterior)`` goes on from.
-        history: curve -> one number a step, where the method optimises.
+        history: curve -> one number per step, where the method optimises.
         stop_reason: why that ended, in words.
         plan: what ``"auto"`` tried, with reasons and verdicts; None where the method was chosen by hand.
     """
@@ -319,7 +319,7 @@ class Posterior:
     def diagnose(self, *, thorough: bool = True, extra: Iterable[str | Diagnostic] = ()) -> Diagnosis:
         r"""Whether to believe these draws: every check with its number and limit, and a verdict.
 
-        R-hat 1.01, ESS 100 a chain, divergences with where they happen, tree depth, E-BFMI 0.3, acceptance, stuck
+        R-hat 1.01, ESS 100 per chain, divergences with where they happen, tree depth, E-BFMI 0.3, acceptance, stuck
         chains, chains in different modes; Pareto k-hat against :math:`\min(1 - 1/\log_{10} S, 0.7)`; and against the
         model: the score and Stein identities of its density, the weight of each mode, prior-data conflict.
 
@@ -335,7 +335,7 @@ class Posterior:
         return judge(self, thorough=thorough, extra=extra)
 
     def summary(self, sites: str | tuple[str, ...] | None = None) -> pd.DataFrame:
-        """A row a component: mean, sd, their Monte Carlo errors, quantiles, and for chains ESS and R-hat.
+        """One row per component: mean, sd, their Monte Carlo errors, quantiles, and for chains ESS and R-hat.
 
         Of a site that was observed in part, only the missing entries are listed.
         """
@@ -351,7 +351,7 @@ class Posterior:
 
     @property
     def plot(self) -> Plots:
-        """Pictures: ``.plot.trace()``, ``.plot.marginals()``, ``.plot.pair()``, ``.plot.predictive()``."""
+        """Plots: ``.plot.trace()``, ``.plot.marginals()``, ``.plot.pair()``, ``.plot.predictive()``."""
         from phlogiston.report.plots import Plots
 
         return Plots(self)

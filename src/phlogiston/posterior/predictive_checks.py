@@ -180,7 +180,7 @@ def loo_pit(
     Args:
         site: the observed site.
         observed: ``[n]``.
-        predicted: a data set a draw, ``[draw, n]``.
+        predicted: one data set per draw, ``[draw, n]``.
         log_likelihood: pointwise at the same draws, ``[draw, n]``.
         log_weights: of the draws, ``[draw]``, or None.
         rng: breaks ties of discrete data.

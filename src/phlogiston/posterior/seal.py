@@ -17,7 +17,7 @@ _LONGEST = 128  # bytes of the last line, at most
 
 
 def write(path: Path, content: bytes) -> Path:
-    """Write a file and the line that vouches for it; HDF5 and zip archives may be followed by other bytes.
+    """Write a file and its last line, a checksum; HDF5 and zip archives may be followed by other bytes.
 
     Args:
         path: the file.
@@ -33,7 +33,7 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def read(path: Path, writer: str) -> bytes:
-    """The content of a file that ``write`` wrote, or of one of version 1, which nothing vouches for.
+    """The content of a file that ``write`` wrote, or of one of version 1, which has no checksum.
 
     Args:
         path: the file.

@@ -26,7 +26,7 @@ def summary_table(
     chains: bool,
     observed: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> pd.DataFrame:
-    """A row a component: mean, sd, Monte Carlo errors, 5 % and 95 % quantiles; for chains ESS and R-hat.
+    """One row per component: mean, sd, Monte Carlo errors, 5 % and 95 % quantiles; for chains ESS and R-hat.
 
     Args:
         draws: site -> ``[chain, draw, ...]``.

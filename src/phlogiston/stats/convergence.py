@@ -1,4 +1,4 @@
-"""R-hat and effective sample sizes of many components: which of them deserve the exact computation."""
+"""R-hat and effective sample sizes of many components, and a cheap score of which need the exact computation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 RHAT_LIMIT = 1.01
 ESS_PER_CHAIN = 100
-SCREENED = 64  # so many are judged by rank-normalised R-hat and ESS, which cost milliseconds each
+SCREENED = 64  # components that get rank-normalised R-hat and ESS, which cost milliseconds each
 _CHUNK = 4_000_000
 
 
@@ -30,14 +30,14 @@ def convergence(values: Array) -> tuple[Array, Array]:
 
 
 def screen(values: NDArray[Any]) -> Array:
-    """A cheap score of how badly each component of ``[chain, draw, k]`` has converged; the highest deserve a look."""
+    """A cheap score of how badly each component of ``[chain, draw, k]`` has converged; the worst has the highest."""
     width = max(1, _CHUNK // (values.shape[0] * values.shape[1]))
     parts = [_cheap(values[..., i : i + width].astype(np.float32)) for i in range(0, values.shape[2], width)]
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def badness(values: NDArray[Any], rhat: Array, ess: Array) -> Array:
-    """How far beyond the limit R-hat or ESS is; nothing for constants, everything for values that are not finite."""
+    """How far beyond the limit R-hat or ESS is; -inf for constants, infinity for values that are not finite."""
     with np.errstate(all="ignore"):
         score = np.fmax((rhat - 1.0) / (RHAT_LIMIT - 1.0), ESS_PER_CHAIN * values.shape[0] / ess)
     finite = np.isfinite(values).all((0, 1))

@@ -1,4 +1,4 @@
-"""Whether images are sharp."""
+"""Sharpness of images."""
 
 from __future__ import annotations
 

@@ -22,9 +22,10 @@ def leapfrogs(
     *,
     drift: Callable[[Any], Any] = lambda momentum: momentum,
 ) -> tuple[State, Any]:
-    r"""So many steps of :math:`p \leftarrow p + \frac\epsilon2 F(x)`, :math:`x \leftarrow x + \epsilon p`, half a kick.
+    r"""Advance a position and a momentum by the leapfrog integrator.
 
-    The two half kicks between neighbouring steps are taken as one.
+    A step is :math:`p \leftarrow p + \frac\epsilon2 F(x)`, :math:`x \leftarrow x + \epsilon p`, and another half kick
+    of :math:`p`. The two half kicks between neighbouring steps are taken as one.
 
     Args:
         position: where to begin.

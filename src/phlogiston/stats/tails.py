@@ -19,7 +19,7 @@ _LARGEST = 160
 
 
 def mean_limit(num_draws: int) -> float:
-    r"""The shape above which the mean of so many draws is not to be believed.
+    r"""The shape above which the mean of ``num_draws`` draws is not to be believed.
 
     It is 0.7, and one standard error of a shape of 1, :math:`2 / \sqrt M`, which was fitted to the largest
     :math:`M = 3 \sqrt N` draws.

@@ -120,7 +120,7 @@ def _advice(facts: Facts) -> str:
 
 
 def _followed(plan: Plan, model: Model, most: int, seed: int | None, progress: bool) -> Posterior:
-    """Take steps until one is not refuted, or there are no more; the best."""
+    """Take steps until one is not refuted, or there are none left; return the best result."""
     runs: list[tuple[Posterior, Diagnosis, list[warnings.WarningMessage]]] = []
     failure: ModelError | None = None
     for place, each in _ordered(plan, most, lambda: runs[-1][1] if runs else None):
@@ -172,7 +172,7 @@ def _taken(
 
 
 def _best(plan: Plan, runs: list[tuple[Posterior, Diagnosis, list[warnings.WarningMessage]]]) -> Posterior:
-    """The posterior of the best verdict, the earliest of them, with the plan; what it warned of is said now."""
+    """The posterior with the best verdict, the earliest of equals, with the plan; its warnings are raised again."""
     order = sorted(range(len(runs)), key=lambda i: (_RANK[runs[i][1].verdict], len(runs[i][1])))
     posterior, _, caught = runs[order[0]]
     ran = [i for i, trial in enumerate(plan.trials) if trial.verdict != "failed"]

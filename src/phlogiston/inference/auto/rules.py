@@ -28,7 +28,7 @@ KHAT = 0.5  # of a pilot: above it the variance of weights is infinite
 PREFERRED = 3.0  # as much better has the normal to be: weights from the prior are the safer ones
 KHAT_OF_PRIOR = 0.7  # weights from the prior are bounded wherever the likelihood is
 DEAR = 3e11  # numbers that a run may make: minutes
-_LEAPFROGS = 32 * 500 * 10  # of 32 chains with 500 draws, warm-up included, ten steps a draw
+_LEAPFROGS = 32 * 500 * 10  # of 32 chains with 500 draws, warm-up included, ten steps per draw
 _ISLANDS = 16 * 3072  # particles: in islands of a few hundred, the fractions of the modes are noise that R-hat sees
 _FEWEST = 20.0  # effective draws that a pilot has to have
 _ROWS = 10_000  # data from which on minibatches pay
@@ -87,7 +87,7 @@ def _importance(facts: Facts, pilot: Pilot) -> Importance:
 
 
 def _one_at_a_time(facts: Facts) -> Iterator[Step]:
-    """Where discrete latents can be neither summed out nor differentiated."""
+    """Methods for discrete latents that can be neither summed out nor differentiated."""
     if facts.uncountable:
         what = (
             f"{', '.join(facts.uncountable)}: a count without a last value can be neither summed out nor differentiated"
@@ -103,7 +103,7 @@ def _one_at_a_time(facts: Facts) -> Iterator[Step]:
     yield step(
         Gibbs(num_chains=16, num_samples=1000, num_warmup=1000, num_steps=10),
         "gibbs",
-        "ten sweeps a draw, where chains mix too slowly",
+        "ten sweeps per draw, where chains mix too slowly",
         against=("effective sample size", "R-hat", "acceptance"),
     )
     yield step(
@@ -157,7 +157,7 @@ def _several_modes(facts: Facts) -> Iterator[Step]:
 
 
 def _numbers_of(facts: Facts) -> float:
-    """What a run of NUTS would make."""
+    """How many numbers a run of NUTS would compute."""
     return float(_LEAPFROGS * facts.elements)
 
 

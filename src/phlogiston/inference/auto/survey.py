@@ -38,7 +38,7 @@ _VALLEY, _DEPTH, _LOW = 15, 3.0, 10.0  # points between two tops; nats below bot
 
 
 def survey(model: Model) -> Facts:
-    """The facts of a checked model, the cheap ones first; what they settle is not looked into further."""
+    """The facts of a checked model, the cheap ones first; facts that cannot change the choice are left out."""
     structure, target = model.structure, model.target()
     facts = _of_sites(model, structure)
     if facts.discrete and not facts.uncountable:
@@ -211,7 +211,7 @@ def _converged(paths: Paths) -> list[tuple[float, Array]]:
 
 
 def _separate(evaluate: Evaluate, modes: Sequence[tuple[float, Array]]) -> list[tuple[float, Array]]:
-    """The tops between which the density falls."""
+    """The modes between which the density falls."""
     kept: list[tuple[float, Array]] = []
     for value, point in modes:
         if value < modes[0][0] - _LOW:

@@ -51,12 +51,12 @@ class StepSearch:
 
     @property
     def step_size(self) -> float:
-        """To use next."""
+        """The step size to use next."""
         return self.start * math.exp(self.log_step)
 
     @property
     def average(self) -> float:
-        """To keep when adaptation ends: the first steps are forgotten."""
+        """The step size to keep when adaptation ends, an average that forgets the first updates."""
         return self.start * math.exp(self.log_average)
 
     def update(self, acceptance: float) -> None:
@@ -119,7 +119,7 @@ MANY_CHAINS = 16  # with so many, a few transitions are enough to learn the scal
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of warm-up: transitions a chain, whether the scale is learnt at its end, and its largest trees."""
+    """A stretch of warm-up: transitions per chain, whether the scale is learnt at its end, and its largest trees."""
 
     transitions: int
     learns: bool
@@ -157,7 +157,7 @@ def windows(num_warmup: int, num_chains: int) -> list[Window]:
 
 
 def unit_scale(kind: MassMatrix, dim: int, dtype: torch.dtype) -> Scale:
-    """No scaling at all, of that kind; "auto" is dense for 2 to 50 coordinates."""
+    """The scale of a kind that changes nothing; "auto" is dense for 2 to 50 coordinates."""
     if kind == "dense" or (kind == "auto" and 1 < dim <= DENSE):
         return (torch.eye(dim, dtype=dtype),)
     ones = torch.ones(dim, dtype=dtype)
@@ -241,7 +241,7 @@ def learnt_scale(draws: Array, grads: Array, scale: Scale) -> Scale:
         divergence, https://arxiv.org/abs/2603.18845
     """
     finite = np.isfinite(draws).all(1) & np.isfinite(grads).all(1)
-    draws, grads = _tamed(draws[finite].astype(np.float64)), _tamed(grads[finite].astype(np.float64))
+    draws, grads = _clipped(draws[finite].astype(np.float64)), _clipped(grads[finite].astype(np.float64))
     if draws.shape[0] < 3:
         return scale
     with np.errstate(over="ignore", invalid="ignore"):
@@ -259,8 +259,8 @@ def learnt_scale(draws: Array, grads: Array, scale: Scale) -> Scale:
     return tuple(torch.from_numpy(np.ascontiguousarray(part)).to(scale[0].dtype) for part in parts)
 
 
-def _tamed(sample: Array) -> Array:
-    """The sample with what lies far outside of the bulk of a coordinate moved to the edge of the bulk, ``[n, D]``.
+def _clipped(sample: Array) -> Array:
+    """Clip each coordinate of a sample ``[n, D]`` to its bulk.
 
     A single draw next to a cliff of the density has a gradient of 1e15 and would stand for the whole posterior in every
     square. The bulk reaches ``_BULK`` robust standard deviations (1.48 median absolute deviations) from the median, so

@@ -51,8 +51,8 @@ def sample_replicates(
         replicated: the same program with data as inputs.
         sampler: its settings; a diagonal scale.
         data: ``[S, *site shape]`` by site.
-        chains: a data set.
-        num_samples: draws a chain.
+        chains: per data set.
+        num_samples: draws per chain.
         start: how chains begin, and the seed of everything.
     """
     count, dim = next(iter(data.values())).shape[0], replicated.dim
@@ -114,11 +114,11 @@ class _Warmup:
 
     @property
     def density(self) -> ChainDensity:
-        """In the coordinates of the moment."""
+        """The density in the current coordinates."""
         return self._scaled(self.centre, self.effective)
 
     def sample(self, transitions: int, depth: int) -> Drawn:
-        """Draws of every chain, in the coordinates of the moment."""
+        """Draw states of every chain, in the current coordinates."""
         depth = min(depth, self._sampler.max_tree_depth)
         block = replace(self._sampler, num_warmup=0, max_tree_depth=depth, step_size=1.0, relocates=False)
         density = self.density
@@ -130,7 +130,7 @@ class _Warmup:
         return drawn
 
     def round(self, transitions: int, depth: int, *, learns: bool) -> None:
-        """Run for a while, and learn from it."""
+        """Run ``transitions`` transitions, and learn centres and widths, or else the step sizes, from them."""
         drawn = self.sample(transitions, depth)
         rate = torch.from_numpy(drawn.stats["acceptance_rate"]).reshape(self._count, -1).mean(1)
         if not learns:
@@ -184,7 +184,7 @@ def _spread(rate: torch.Tensor) -> torch.Tensor:
 
 
 def _silent(transitions: int, step_size: float, divergences: int) -> None:
-    """Nothing to report."""
+    """Report nothing."""
 
 
 def _starts(

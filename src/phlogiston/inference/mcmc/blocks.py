@@ -1,4 +1,4 @@
-"""Blocks of chains: what each needs to start or to go on, run here or by an executor, in the same way."""
+"""Blocks of chains: what each needs to start or to continue, and how they run, in this process or by an executor."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Sampler(Protocol):
 
     @property
     def num_warmup(self) -> int:
-        """Transitions a chain before its draws are kept."""
+        """Transitions per chain before its draws are kept."""
 
     def unit(self, dim: int, dtype: torch.dtype) -> Scale:
         """The scale that changes nothing, of the kind that it learns."""
@@ -66,7 +66,7 @@ class Sampler(Protocol):
         """Learn from all chains of the block; in place."""
 
     def sample(self, density: Any, state: State, num_samples: int, report: Report) -> Drawn:
-        """So many draws of every chain; in place, so that the next call goes on where this one ended."""
+        """Draw ``num_samples`` states of every chain; ``state`` changes in place, and the next call continues it."""
 
 
 class Density(Protocol):
@@ -92,7 +92,7 @@ def continuous_setup(task: Task, target: Target) -> tuple[Density, Callable[[], 
 
 @dataclass(frozen=True)
 class Task:
-    """One block of chains to run; ``state`` is given where it goes on from an earlier run."""
+    """One block of chains to run; ``state`` is given if it continues an earlier run."""
 
     model: Model
     sampler: Sampler
@@ -110,13 +110,13 @@ class Task:
 
     @property
     def label(self) -> str:
-        """Which chains they are."""
+        """Numbers of the first and the last chain, in words."""
         return f"chains {self.first_chain} to {self.first_chain + self.chains - 1}"
 
 
 @dataclass
 class BlockResult:
-    """What became of a block."""
+    """The draws of a block, its state afterwards, the tier that evaluated it, and its times."""
 
     drawn: Drawn
     state: State
@@ -145,7 +145,7 @@ def run_block(task: Task, report: Report) -> BlockResult:
 
 
 def run_blocks(tasks: Sequence[Task], executor: Executor | None, *, label: str, progress: bool) -> list[BlockResult]:
-    """Every block, in order; by the executor if there is one.
+    """Run every block, in order, or by the executor if there is one.
 
     Raises:
         WorkerDied: a process of the executor ended; names the chains and the exit code.
@@ -185,13 +185,13 @@ def _in_turn(tasks: Sequence[Task], bar: Any, label: str, warmup: int) -> list[B
 
 @functools.lru_cache(maxsize=4)
 def _loaded(model: bytes) -> Model:
-    """A model that travelled by value; a worker that meets it again has it traced and compiled already."""
+    """Load a model that was sent by value; a worker keeps the traced and compiled program of the last four."""
     loaded: Model = cloudpickle.loads(model)
     return loaded
 
 
 def _elsewhere(model: bytes, rest: bytes, stop: Path) -> bytes | None:
-    """A block in another process: program and result travel by value, so that lambdas and notebooks work.
+    """Run a block in another process; program and result are sent by value, so that lambdas and notebooks work.
 
     It ends early once there is a file at ``stop``, with the draws that it has, or with None in warm-up. That is how
     Ctrl-C reaches it: a terminal sends the signal to every process, and it would end workers along with their draws.
@@ -255,7 +255,7 @@ def _by_executor(tasks: Sequence[Task], executor: Executor, bar: Any, warmup: in
 
 
 def _lost(futures: Mapping[Future[Any], Task], processes: Sequence[Any]) -> WorkerDied:
-    """Says which chains a worker took with it, and how it ended."""
+    """The error that names the chains which ended with a worker process, and its exit code."""
     lost = ", ".join(t.label for f, t in futures.items() if not f.done() or f.cancelled() or f.exception() is not None)
     for process in processes:
         process.join(timeout=1.0)  # its exit code is known only then
@@ -268,7 +268,7 @@ def _lost(futures: Mapping[Future[Any], Task], processes: Sequence[Any]) -> Work
 
 
 def equal_lengths(results: Sequence[BlockResult]) -> list[BlockResult]:
-    """Blocks cut to one length; a block that has hardly begun is left out rather than cutting the others to it."""
+    """Cut blocks to one length; a block that has hardly begun is left out, as it would shorten all others."""
     lengths = [int(result.drawn.counts.min()) for result in results]
     length = max(
         lengths, key=lambda n: n * sum(r.drawn.counts.size for r, m in zip(results, lengths, strict=True) if m >= n)

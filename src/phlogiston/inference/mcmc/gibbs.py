@@ -29,7 +29,7 @@ from phlogiston.inference.rng import fill_normals, fill_uniforms, streams
 from phlogiston.inference.starts import joint_points
 
 Array = NDArray[Any]
-_DISAGREES = 1e-7  # relative: by so much the density may differ from what the parallel moves made of it
+_DISAGREES = 1e-7  # relative difference between the density and the sum of what parallel moves changed
 
 
 def on_all_latents(task: Task, target: Target) -> tuple[Density, Any]:
@@ -50,7 +50,7 @@ def _child(seed: np.random.SeedSequence, key: int) -> np.random.SeedSequence:
 
 @dataclass(frozen=True, kw_only=True)
 class GibbsBlock:
-    """The sampler's settings, in the library's names."""
+    """Settings of a Gibbs sampler, as in ``ph.Gibbs``; ``walks_only`` replaces every conditional by a random walk."""
 
     num_warmup: int
     sweeps: int
@@ -60,7 +60,7 @@ class GibbsBlock:
     target_accept_prob: float | None = None
 
     def unit(self, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        """No scale: there is one for every move."""
+        """A scale that changes nothing, as every move has one of its own."""
         return unit_scale("diag", dim, dtype)
 
     def begin(self, density: FullDensity, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
@@ -100,7 +100,7 @@ class GibbsBlock:
             run.learn(seen[window.transitions // 4 :].reshape(-1, run.w.shape[1]))
 
     def sample(self, density: FullDensity, state: State, num_samples: int, report: Report) -> Drawn:
-        """So many draws of every chain; in place, so that the next call goes on where this one ended."""
+        """Draw ``num_samples`` states of every chain; ``state`` changes in place, and the next call continues it."""
         with np.errstate(all="ignore"):
             run = GibbsRun(density, state, self)
             draws = np.empty((run.chains, num_samples, run.w.shape[1]))
@@ -124,7 +124,7 @@ class GibbsBlock:
 
 
 class GibbsRun:
-    """A block's state at work, changed in place."""
+    """The state of a block while it runs; its arrays change in place."""
 
     def __init__(self, full: FullDensity, state: State, settings: GibbsBlock) -> None:
         self.full, self.state, self._target = full, state, settings.target_accept_prob
@@ -151,7 +151,7 @@ class GibbsRun:
         return self.state["w"]
 
     def sweep(self, gain: float = 0.0) -> tuple[Array, Array]:
-        """Every latent once; the acceptance rate of each chain's proposals, and how many had a NaN density."""
+        """Move every latent once; return each chain's mean acceptance rate and number of NaN densities."""
         w, words, log_step = self.w.copy(), self.state["words"].copy(), self.state["log_step"].copy()
         rates, bad = [], np.zeros(self.chains)
         for move in self.moves:
@@ -162,7 +162,8 @@ class GibbsRun:
         size = 1.0 + np.abs(fresh).sum(1)
         agrees = np.abs(fresh.sum(1) - self.terms.sum(1)) <= _DISAGREES * size
         self.terms = fresh
-        if not agrees.all() and not self.state["alone"]:  # they share a term after all: never again in parallel
+        if not agrees.all() and not self.state["alone"]:
+            # Some groups share a term after all, so that all move one after the other from now on.
             self.state.update(w=w, words=words, log_step=log_step, alone=np.asarray(1))
             self._plan()
             self.terms = self.full.terms(self.w)
@@ -170,7 +171,7 @@ class GibbsRun:
         return np.concatenate(rates, 1).mean(1) if rates else np.ones(self.chains), bad
 
     def _moved(self, move: Move, gain: float) -> tuple[Array, Array]:
-        """Move in place; acceptance probabilities ``[C, E]`` and NaN densities ``[C]``."""
+        """Move in place; return acceptance probabilities ``[C, E]`` and numbers of NaN densities ``[C]``."""
         if move.kind == "enumerate":
             return self._enumerated(move)
         if move.kind == "closed form":
@@ -216,7 +217,7 @@ class GibbsRun:
         return np.asarray(self.w[:, move.coordinates] + step * np.einsum("eij,nej->nei", roots, noise))
 
     def _other_states(self, move: Move) -> Array:
-        """Any state but the present one, all alike."""
+        """Propose any state but the present one, with equal probability."""
         assert move.states is not None
         now = (np.abs(self.w[:, move.coordinates][:, :, None] - move.states).sum(-1)).argmin(-1)
         others = len(move.states) - 1
@@ -245,14 +246,14 @@ class GibbsRun:
 
     def _uniforms(self, count: int) -> Array:
         values = np.empty((self.chains, count))
-        for i in range(count):  # one call a column: the streams move on by one number each
+        for i in range(count):  # one call per column: the streams move on by one number each
             column = np.empty(self.chains)
             fill_uniforms(self.state["words"], column)
             values[:, i] = column
         return values
 
     def learn(self, seen: Array) -> None:
-        """The shape of each walk, and where closed forms have their mass, from ``seen [n, W]``."""
+        """Learn the covariance of each walk, and where closed forms have their mass, from states ``seen [n, W]``."""
         for move in self.moves:
             for row in move.coordinates:
                 values = seen[:, row]

@@ -1,6 +1,6 @@
-"""How a Gibbs sweep goes: which latents move together, which of them in parallel, and by what conditional.
+"""The plan of a Gibbs sweep: which latents move together, which of them in parallel, and by what conditional.
 
-Nothing is taken on trust from how a program is written. Which terms of the joint density a latent enters is found by
+The plan does not rely on how a program is written. Which terms of the joint density a latent enters is found by
 moving it; latents that share no term are independent given the rest and move in parallel; that a conditional has a
 closed form is checked at points that did not determine it.
 """
@@ -80,7 +80,7 @@ class Candidates:
 
 
 def candidates_of(full: FullDensity, blocks: Sequence[Sequence[str]] | None) -> list[Candidates]:
-    """What moves at once: as told, or every element of every site on its own.
+    """Groups of latents that move at once: the blocks given, or every element of every site on its own.
 
     Raises:
         SettingError: a block names an unknown site, a site is in no block or in two, or a block cannot be moved.
@@ -156,7 +156,7 @@ def _together(full: FullDensity, parts: list[Part]) -> Candidates:
 
 
 def _merged(candidates: list[Candidates]) -> list[Candidates]:
-    """Enumerable sites with the same states together: spins written one by one may move in parallel as well."""
+    """Join enumerable sites with the same states, so that spins written one by one can move in parallel, too."""
     merged: list[Candidates] = []
     for item in candidates:
         last = merged[-1] if merged else None
@@ -175,13 +175,13 @@ def _merged(candidates: list[Candidates]) -> list[Candidates]:
 
 @dataclass(frozen=True)
 class Detector:
-    """Finds out about a density by evaluating it at and around ``probes [P, W]``; the same probes, the same answers."""
+    """Examines a density by evaluating it at and around ``probes [P, W]``, which alone determine the results."""
 
     full: FullDensity
     probes: Array
 
     def moves(self, candidates: Sequence[Candidates], *, in_parallel: bool) -> list[Move]:
-        """The sweep."""
+        """The moves of a sweep, in order."""
         base, moves = self.full.terms(self.probes), []
         for item in candidates:
             if in_parallel:
@@ -265,7 +265,7 @@ class Detector:
 
 
 def _perturbed(item: Candidates, values: Array, rng: np.random.Generator) -> Array:
-    """Other values ``[P, d]`` than these."""
+    """Values ``[P, d]`` that differ from those given."""
     if item.states is not None:
         now = (np.abs(values[:, None] - item.states).sum(-1)).argmin(1)
         by = 1 + rng.integers(max(1, len(item.states) - 1), size=len(now))
@@ -291,7 +291,7 @@ def _coloured(touched: Array) -> Array:
 
 
 def without_jacobian(full: FullDensity, move: Move, terms: Array) -> Array:
-    """The terms with those left out by which the moving sites' own scales differ from the unconstrained one."""
+    """The terms without the log Jacobians of the moving sites, whose closed forms are on the constrained scale."""
     own = np.array([name.is_jacobian and name.site in move.sites for name in full.names])
     return np.where(own, 0.0, terms) if own.any() else terms
 

@@ -1,4 +1,4 @@
-"""A block of chains under Hamiltonian Monte Carlo in step, with a trajectory length learnt from all of them."""
+"""A block of chains under Hamiltonian Monte Carlo, with one trajectory length for all, learnt from all."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LEARNING_RATE, _DECAY = 0.1, 0.9
 
 @jit
 def draw_momenta(words: Words, momentum: Array) -> None:
-    """Standard normal ``momentum [D, C]``, a stream for each chain."""
+    """Fill ``momentum [D, C]`` with standard normal numbers, from one stream per chain."""
     row = np.empty(momentum.shape[0], momentum.dtype)
     for c in range(momentum.shape[1]):
         fill_normal(words[c], row)
@@ -44,7 +44,7 @@ def draw_momenta(words: Words, momentum: Array) -> None:
 
 @jit
 def step(x: Array, momentum: Array, grad: Array, kick: float, drift: float) -> None:
-    """A kick by the gradient and a drift of all chains at once, all ``[D, C]``."""
+    """Kick and drift of all chains at once; all arrays are ``[D, C]``."""
     for d in range(x.shape[0]):
         kick_and_drift(x[d], momentum[d], grad[d], kick, drift)
 
@@ -134,7 +134,10 @@ class TrajectoryLength:
 
 @dataclass(frozen=True, kw_only=True)
 class HmcBlock:
-    """The sampler's settings. ``length`` is a time in standardised units (None: learnt), ``num_steps`` overrides it."""
+    """Settings of Hamiltonian Monte Carlo, as in ``ph.HMC``.
+
+    ``length`` is a time in standardised units (None: it is learnt); ``num_steps`` overrides it.
+    """
 
     num_warmup: int
     target_accept_prob: float
@@ -201,7 +204,7 @@ class HmcBlock:
             run.length = math.exp(length.log_average)
 
     def sample(self, density: ChainDensity, state: State, num_samples: int, report: Report) -> Drawn:
-        """So many draws of every chain; in place, so that the next call goes on where this one ended."""
+        """Draw ``num_samples`` states of every chain; ``state`` changes in place, and the next call continues it."""
         run = _Run(self, density, state)
         run.restart(search=False)
         draws = np.empty((num_samples, *run.x.shape), run.x.dtype)
@@ -225,7 +228,7 @@ class HmcBlock:
 
 
 class _Run:
-    """A block's state at work; its arrays are changed in place."""
+    """The state of a block while it runs; its arrays change in place."""
 
     def __init__(self, sampler: HmcBlock, density: ChainDensity, state: State) -> None:
         self._sampler, self._state = sampler, state
@@ -249,7 +252,7 @@ class _Run:
         return 1.0 - self._sampler.jitter * halton(int(self._state["transitions"]) + 1)
 
     def restart(self, *, search: bool) -> None:
-        """Evaluate density and gradient at the chains' points; where wanted look for a step size."""
+        """Evaluate density and gradient at the chains' points, and choose a new step size if ``search``."""
         value, grad = self.tuning.evaluate(torch.from_numpy(self.x))
         self._lp[0], self.grad = value, grad.copy()
         if search:
@@ -257,7 +260,7 @@ class _Run:
             self.tuning.search(self.x, value, grad, self.momentum)
 
     def transition(self) -> Array:
-        """One trajectory of every chain; statistics ``[len(STATS), C]``."""
+        """Advance every chain by one trajectory; return the statistics ``[len(STATS), C]``."""
         eps, fraction = self.tuning.step_size, self.fraction()
         self._state["transitions"] = self._state["transitions"] + 1
         wanted = self._sampler.num_steps or math.ceil(fraction * self.length / eps)

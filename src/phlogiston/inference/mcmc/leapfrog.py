@@ -1,4 +1,4 @@
-"""The leapfrog integrator as machine code, in place: what trees and trajectories of many steps are made of."""
+"""The leapfrog integrator in place, as machine code for the trees of NUTS and the trajectories of HMC."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ Array = NDArray[Any]
 Values = dict[str, torch.Tensor]
 # Values [C, *site shape] and a generator -> other values, and log q(new | old) - log q(old | new), [C].
 UserProposal = Callable[[Values, np.random.Generator], tuple[Mapping[str, Any], Any]]
-_STEPS = 256  # of all chains, made at a time
+_STEPS = 256  # steps of all chains for which proposals are made at a time
 Source = Callable[[Model, Any], Proposal]
 
 
@@ -49,7 +49,7 @@ def on_the_marginal(task: Task, target: Target) -> tuple[Density, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class WalkBlock:
-    """The sampler's settings, in the library's names."""
+    """Settings of a random walk on the continuous latents, as in ``ph.MH``."""
 
     num_warmup: int
     num_steps: int
@@ -94,7 +94,7 @@ class WalkBlock:
             state["step_size"] = np.asarray(optimal_step(dim))
 
     def sample(self, density: Columns, state: State, num_samples: int, report: Report) -> Drawn:
-        """So many draws of every chain; in place, so that the next call goes on where this one ended."""
+        """Draw ``num_samples`` states of every chain; ``state`` changes in place, and the next call continues it."""
         return _sampled(state, "u", num_samples, report, lambda: [step(density, state) for _ in range(self.num_steps)])
 
 
@@ -107,7 +107,7 @@ def _sampled(state: State, name: str, num_samples: int, report: Report, steps: C
     draws, stats, done = np.empty((chains, num_samples, dim)), new_stats(chains, num_samples), 0
     try:
         for done in range(num_samples):
-            take(stats, done, steps())
+            record(stats, done, steps())
             draws[:, done], stats["lp"][:, done] = state[name], state["lp"]
             report(chains, float(state.get("step_size", np.asarray(0.0))), 0)
     except KeyboardInterrupt:
@@ -115,8 +115,8 @@ def _sampled(state: State, name: str, num_samples: int, report: Report, steps: C
     return Drawn(torch.from_numpy(draws), stats, np.full(chains, num_samples))
 
 
-def take(stats: dict[str, Array], row: int, steps: list[Step]) -> None:
-    """Write the statistics of the steps of one draw down."""
+def record(stats: dict[str, Array], row: int, steps: list[Step]) -> None:
+    """Record the statistics of the steps of one draw."""
     rates, moved, bad = (np.stack(column) for column in zip(*steps, strict=True))
     stats["acceptance_rate"][:, row] = rates.mean(0)
     stats["accepted"][:, row] = moved.any(0)
@@ -124,7 +124,7 @@ def take(stats: dict[str, Array], row: int, steps: list[Step]) -> None:
 
 
 def step(density: Columns, state: State) -> Step:
-    """One step of every chain, in place."""
+    """Take one random-walk step of every chain, in place."""
     noise = np.empty_like(state["u"])
     fill_normals(state["words"], noise)
     proposed = state["u"] + float(state["step_size"]) * noise @ state["root"].T
@@ -187,14 +187,14 @@ def on_values(task: Task, target: Target) -> tuple[Density, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class CustomBlock:
-    """The sampler's settings, in the library's names."""
+    """Settings of chains that move by a proposal of the user."""
 
     proposal: UserProposal
     num_warmup: int
     num_steps: int
 
     def unit(self, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        """No scale: what a proposal does is its own business."""
+        """A scale that changes nothing, as the proposal acts on the values themselves."""
         return unit_scale("diag", dim, dtype)
 
     def begin(self, density: ValueDensity, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
@@ -203,12 +203,12 @@ class CustomBlock:
         return {"x": x, "lp": density(x), "words": words, "own": words[:, 0].copy(), "done": np.asarray(0)}
 
     def warm_up(self, density: ValueDensity, state: State, report: Report) -> None:
-        """Nothing is learnt; the chains forget where they began."""
+        """Run ``num_warmup`` draws, in which nothing is learnt, so that the chains forget where they began."""
         if self.num_warmup:
             self.sample(density, state, self.num_warmup, report)
 
     def sample(self, density: ValueDensity, state: State, num_samples: int, report: Report) -> Drawn:
-        """So many draws of every chain; in place, so that the next call goes on where this one ended."""
+        """Draw ``num_samples`` states of every chain; ``state`` changes in place, and the next call continues it."""
         return _sampled(
             state, "x", num_samples, report, lambda: [self._step(density, state) for _ in range(self.num_steps)]
         )
@@ -270,7 +270,7 @@ def values_of_latents(target: Target, x: torch.Tensor, seed: np.random.SeedSeque
 
 @dataclass
 class Pool:
-    """Weighted proposals, so many steps of all chains at a time; a number gives the same ones always."""
+    """Weighted proposals, made for ``_STEPS`` steps of all chains at a time; they depend on their number alone."""
 
     proposal: Proposal
     joint: Columns
@@ -281,7 +281,7 @@ class Pool:
 
     @property
     def engine(self) -> str:
-        """The tier that made the last ones."""
+        """The tier that made the last proposals."""
         return self.proposal.engine()
 
     def number(self, i: int) -> tuple[Array, Array, Array]:
@@ -300,12 +300,12 @@ class Pool:
 
 @dataclass(frozen=True)
 class OnPool:
-    """The setup of a block: a pool of proposals; chains begin at the first that are possible."""
+    """The setup of a block: a pool of proposals, and starts at the first of them with a positive weight."""
 
     source: Source
 
     def __call__(self, task: Task, target: Target) -> tuple[Density, Any]:
-        """The pool, and what finds the first points."""
+        """The pool, and a function that finds the first points."""
         if isinstance(task.start, Mapping):
             raise SettingError(
                 problem("initial", found="values by site", expected="a name, as independent proposals start the chains")
@@ -331,13 +331,13 @@ def _first(pool: Pool) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class IndependenceBlock:
-    """The sampler's settings, in the library's names."""
+    """Settings of chains that move by independent proposals."""
 
     num_warmup: int
     num_steps: int
 
     def unit(self, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        """No scale."""
+        """A scale that changes nothing, as proposals do not depend on the state."""
         return unit_scale("diag", dim, dtype)
 
     def begin(self, density: Pool, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
@@ -352,12 +352,12 @@ class IndependenceBlock:
         }
 
     def warm_up(self, density: Pool, state: State, report: Report) -> None:
-        """Nothing is learnt; the chains forget where they began."""
+        """Run ``num_warmup`` draws, in which nothing is learnt, so that the chains forget where they began."""
         if self.num_warmup:
             self.sample(density, state, self.num_warmup, report)
 
     def sample(self, density: Pool, state: State, num_samples: int, report: Report) -> Drawn:
-        """So many draws of every chain; in place, so that the next call goes on where this one ended."""
+        """Draw ``num_samples`` states of every chain; ``state`` changes in place, and the next call continues it."""
         number, pool = -1, (np.empty(0), np.empty(0), np.empty(0))
 
         def steps() -> list[Step]:
@@ -375,7 +375,7 @@ class IndependenceBlock:
 
 
 def compare(state: State, proposed: Array, weights: Array, joint: Array) -> Step:
-    """One step of every chain, in place."""
+    """Take one step of every chain by independent proposals, in place."""
     probability, moved, bad = np.empty(len(weights)), np.empty(len(weights), bool), np.empty(len(weights), bool)
     _compare(state["words"], state["weight"], weights, probability, moved, bad)
     state["x"] = np.where(moved[:, None], proposed, state["x"])

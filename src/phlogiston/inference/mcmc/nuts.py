@@ -53,9 +53,9 @@ _INTEGER, _BOOLEAN = ("n_steps", "tree_depth"), ("diverging", "reached_max_treed
 
 @dataclass(frozen=True, kw_only=True)
 class NutsBlock:
-    """The sampler's settings, in the library's names.
+    """Settings of the No-U-Turn sampler, as in ``ph.NUTS``.
 
-    ``relocates``: whether warm-up may put chains that are lost on others, which must then have the same density.
+    ``relocates``: whether warm-up may move stuck chains to the positions of others, which must have the same density.
     ``ready``: waits until the trees' machine code is there, if another process compiles it.
     """
 
@@ -76,7 +76,7 @@ class NutsBlock:
         return self.continued(starts.numpy().T, streams(seeds))
 
     def continued(self, x: Array, words: Words) -> State:
-        """Chains at ``x [D, C]`` whose random streams have been used by another sampler."""
+        """Chains at ``x [D, C]`` that continue the random streams of another sampler."""
         trees = new_trees(words, x.shape[0], self.max_tree_depth, x.dtype)
         trees.front[:] = x
         unit = self.unit(x.shape[0], torch.from_numpy(x).dtype)
@@ -100,9 +100,9 @@ class NutsBlock:
             run.restart(search=window.learns)
 
     def _approach(self, run: _Run, report: Report) -> int:
-        """Very short windows, each with a new scale and larger trees, until the density no longer rises.
+        """Run very short windows, each with a new scale and larger trees, until the density no longer rises.
 
-        Returns the transitions that this took.
+        Returns the number of transitions.
         """
         taken, before, depth = 0, -math.inf, 5
         while taken < _APPROACH * self.num_warmup - 8:
@@ -148,7 +148,7 @@ class NutsBlock:
         trees.front[:] = unscaled(at, run.tuning.scale).numpy()
 
     def sample(self, density: ChainDensity, state: State, num_samples: int, report: Report) -> Drawn:
-        """So many draws of every chain; in place, so that the next call goes on where this one ended."""
+        """Draw ``num_samples`` states of every chain; ``state`` changes in place, and the next call continues it."""
         run = _Run(density, state)
         rows = run.rows(num_samples, with_grads=False)
         run.trees.ints[:, FILLED] = 0
@@ -179,7 +179,7 @@ def _typed(name: str, values: Array) -> Array:
 
 
 class _Run:
-    """A block's state at work: its arrays under the names that the tree code knows, changed in place."""
+    """The state of a block while it runs; its arrays, named as the tree code names them, change in place."""
 
     def __init__(self, density: ChainDensity, state: State) -> None:
         self._state = state
@@ -190,7 +190,7 @@ class _Run:
         self.tuning = Tuning(density, state)
 
     def rows(self, count: int, *, with_grads: bool) -> Rows:
-        """Room for ``count`` draws of each chain and their statistics, and for gradients where wanted."""
+        """Empty arrays for ``count`` draws of each chain, their statistics, and their gradients if ``with_grads``."""
         dim, dtype = self.trees.front.shape[0], self.trees.front.dtype
         grads = np.empty((self.chains, count if with_grads else 0, dim), dtype)
         return Rows(np.empty((self.chains, count, dim), dtype), np.zeros((self.chains, count, len(STATS))), grads)
@@ -220,9 +220,9 @@ class _Run:
     def relocate(self) -> Array:
         """Move stuck chains to the positions of healthy ones; return the indices of the moved chains.
 
-        A chain is lost at a density so far below that of the others that a region a hundred times as wide in every
-        direction would hold next to nothing of the posterior, or at one far below where it has to go in smaller steps
-        than the others: in a region both narrower and lower.
+        A chain counts as stuck at a density so far below that of the others that even a region a hundred times as wide
+        in every direction would have a negligible posterior probability, or at one far below where it needs smaller
+        steps than the others, so that its region is both narrower and lower.
         """
         lp, dim = self.trees.reals[:, LP], self.trees.front.shape[0]
         below = np.median(lp) - lp
@@ -238,7 +238,7 @@ class _Run:
         return lost
 
     def restart(self, *, search: bool) -> None:
-        """Begin new transitions from the points at ``front``; where wanted look for a step size first."""
+        """Begin new transitions from the points at ``front``, with a new step size if ``search``."""
         value, grad = self.evaluate()
         if search:
             momentum = np.empty(self.trees.front.T.shape, self.trees.front.dtype)

@@ -1,6 +1,6 @@
-"""The machine code of trees, which serves every model, compiled by another process while this one traces a model.
+"""Compile the machine code of the trees, which serves every model, in another process while this one traces a model.
 
-That is so once a machine, at the first run of all; it takes the four seconds that compiling the model takes too.
+This happens once per machine, at the first run; it takes four seconds, about as long as compiling the model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Wait = Callable[[], object]
 
 
 def begin(dtype: str) -> Wait | None:
-    """Begin to compile for chains of ``dtype``; a function that waits for the end, None if it is done or won't help."""
+    """Begin to compile for chains of ``dtype``; return a function that waits for the end, or None if not needed."""
     cache = getattr(trees.advance, "_cache", None)  # numba's own; its name for the folder is not documented
     folder = getattr(cache, "cache_path", None)
     if folder is None or any(Path(folder).glob("trees.advance-*.nbi")) or (os.cpu_count() or 1) < 2:

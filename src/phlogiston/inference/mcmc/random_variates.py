@@ -1,4 +1,4 @@
-"""Draws of the families that conditionals come in, one stream of random numbers a chain."""
+"""Draws of the families that conditionals come in, one stream of random numbers per chain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every method that runs chains has in common: blocks, continuing, and the posterior from the draws."""
+"""What all methods that run chains share: their settings, blocks of chains, continued runs, and the result."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def _states(model: Model, given: Any, name: str, run: ChainRun) -> list[State]:
     """The blocks' states in an earlier posterior.
 
     Raises:
-        SettingError: it is another method's or another model's, has other chains, or cannot be gone on with.
+        SettingError: it is another method's or another model's, has other chains, or cannot be continued.
     """
     if not isinstance(given, Posterior):
         fix = "resume_from=ph.load(path, model=model)"

@@ -109,7 +109,7 @@ def _begin_subtree(v: Array, r: Array, n: Array, words: Words) -> None:
 
 @inlined
 def _half_step(v: Array, r: Array, n: Array) -> None:
-    """Half a kick and the whole drift; the other half of the kick comes with the gradient."""
+    """Take half a kick and the whole drift; the other half of the kick follows when the gradient is known."""
     eps = r[EPS] * n[DIRECTION]
     kick_and_drift(v[X], v[P], v[G], 0.5 * eps, eps)
 
@@ -235,7 +235,7 @@ def start_transitions(trees: Trees, value: Array, grad: Array, step_size: float)
 
 @jit
 def _scatter_gradients(trees: Trees, grad: Array) -> None:
-    """Gradients ``[D, C]`` to the chains, eight chains (one line of cache) at a time."""
+    """Copy gradients ``[D, C]`` to the chains, eight chains (one line of cache) at a time."""
     chains = trees.ints.shape[0]
     for first in range(0, chains, 8):
         for d in range(grad.shape[0]):
@@ -245,7 +245,7 @@ def _scatter_gradients(trees: Trees, grad: Array) -> None:
 
 @jit
 def _gather_positions(trees: Trees) -> None:
-    """Positions of the chains to ``front [D, C]``."""
+    """Copy the positions of the chains to ``front [D, C]``."""
     chains = trees.ints.shape[0]
     for first in range(0, chains, 8):
         for d in range(trees.front.shape[0]):

@@ -1,1 +1,1 @@
-"""The methods that `infer` knows by name, one family a file."""
+"""The methods that `infer` knows by name, one family per file."""

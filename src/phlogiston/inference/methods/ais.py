@@ -61,7 +61,7 @@ class Sandwich:
 
     @classmethod
     def of(cls, forwards: Array, backwards: Array, model: Model) -> Sandwich:
-        """From the log weights of runs in both directions."""
+        """The sandwich from the log weights of runs in both directions."""
         above = log_mean_exp(-backwards)
         return cls(
             lower=log_mean_exp(forwards),
@@ -72,7 +72,7 @@ class Sandwich:
 
     @property
     def guaranteed(self) -> tuple[float, float]:
-        """The same without asking that runs are independent."""
+        """The interval without the assumption that runs are independent."""
         return float(self.lower.value) + math.log(_MISS), float(self.upper.value) - math.log(_MISS)
 
     @property
@@ -92,7 +92,7 @@ class AIS:
     A run moves through :math:`\pi_t(u) \propto p(u)\, p(x \mid u)^{\beta_t}` by kernels :math:`K_t` that keep
     :math:`\pi_t`, and its weight is :math:`w = \prod_t p(x \mid u_{t-1})^{\beta_t - \beta_{t-1}}`, with
     :math:`E[w] = p(x)` however badly the kernels mix. Temperatures, step sizes and covariances are learnt in a pilot
-    run of ``SMC`` and fixed. The draws are the runs' ends with their weights, so k-hat and ESS say what they are worth.
+    run of ``SMC`` and fixed. The draws are the runs' ends with their weights, so that k-hat and ESS apply to them.
 
     Args:
         num_particles: runs; they are independent.
@@ -218,7 +218,7 @@ class AIS:
     def _forwards(
         self, path: Tempered, walkers: Walkers, ladder: list[Kernel], rng: np.random.Generator, progress: bool
     ) -> tuple[Walkers, Array, float]:
-        """From the prior to beta one: where the runs end, their log weights, and the mean acceptance."""
+        """Run from the prior to beta one; return the ends, their log weights, and the mean acceptance."""
         weights, beta, rates = np.zeros(walkers.prior.size), 0.0, []
         for move in tqdm(ladder, desc="ais", unit="beta", disable=None if progress else True):
             weights += (move.beta - beta) * walkers.likelihood
@@ -228,7 +228,7 @@ class AIS:
         return walkers, weights, float(np.mean(rates))
 
     def _backwards(self, path: Tempered, u: Array, ladder: list[Kernel], rng: np.random.Generator) -> Array:
-        """From a posterior draw to the prior: the log weights that the same runs would have had forwards."""
+        """Run from a posterior draw to the prior; return the log weights that the same runs would have forwards."""
         walkers = evaluate_at(path, u, 1.0)
         for _ in range(_UNTIED):
             walkers, _ = self._moved(path, walkers, ladder[-1], rng)
@@ -240,7 +240,7 @@ class AIS:
         return weights
 
     def _moved(self, path: Tempered, walkers: Walkers, move: Kernel, rng: np.random.Generator) -> tuple[Walkers, float]:
-        """Kernels that are reversible, so that runs in both directions mirror each other."""
+        """Apply reversible kernels, so that runs in both directions mirror each other."""
         walkers = replace(walkers, grad=path(walkers.u, move.beta)[2])
         rates = []
         for _ in range(self.num_steps):

@@ -33,10 +33,10 @@ class Gibbs:
     what its moves changed, and a sampler that finds a difference moves one at a time from then on.
 
     Args:
-        num_samples: draws a chain.
+        num_samples: draws per chain.
         num_warmup: sweeps before, not kept.
         num_chains: chains. All of a block move in one call of the density.
-        num_steps: sweeps a draw.
+        num_steps: sweeps per draw.
         blocks: site names that are drawn jointly, such as ``[["mu", "tau"], ["z"]]``: discrete ones by enumeration of
             their joint states, real ones from a joint normal where they have one, others by a joint walk. By default
             each element of each site is drawn on its own, and real vectors as a whole.

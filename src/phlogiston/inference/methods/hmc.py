@@ -20,7 +20,7 @@ from phlogiston.posterior.posterior import Posterior
 
 @dataclass(frozen=True, kw_only=True)
 class HMC:
-    r"""Trajectories of Hamiltonian dynamics, all chains in step, accepted or rejected at their ends.
+    r"""Trajectories of Hamiltonian dynamics, as long for all chains, accepted or rejected at their ends.
 
     From :math:`(u, p)`, :math:`p \sim N(0, I)`, the leapfrog integrator follows
     :math:`H(u, p) = -\log \pi(u) + \frac12 p^\top p` in standardised coordinates for a time :math:`s\,T`, and the end
@@ -30,13 +30,13 @@ class HMC:
     others. Where it has not mixed, R-hat says so.
 
     Args:
-        num_samples: draws a chain.
-        num_warmup: warm-up transitions a chain, not kept.
+        num_samples: draws per chain.
+        num_warmup: warm-up transitions per chain, not kept.
         num_chains: chains; the trajectory length is learnt from all chains of a block, so many are better.
         target_accept_prob: acceptance that the step size is adapted to.
         step_size: at the start of the adaptation.
         trajectory_length: "adapt", or a time in units of the latents' standard deviations.
-        num_steps: leapfrogs a trajectory, instead of a length.
+        num_steps: leapfrogs per trajectory, instead of a length.
         jitter: how much of the length varies: the fraction is spread over [1 - jitter, 1].
         mass_matrix: "dense" learns every correlation, "diag" none, "low_rank" the few that matter among many
             latents; "auto" is dense for up to 50 unconstrained numbers and diag beyond.

@@ -159,5 +159,5 @@ class Importance:
 
 
 def _empty(rows: int, like: torch.Tensor) -> torch.Tensor:
-    """Room for so many rows, from NumPy: its large arrays come in large pages, which are filled twice as fast."""
+    """An empty tensor made by NumPy, whose large arrays come in large pages and are filled twice as fast."""
     return torch.from_numpy(np.empty((rows, *like.shape[1:]), dtype=like[:0].numpy().dtype))

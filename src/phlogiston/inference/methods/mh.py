@@ -52,7 +52,7 @@ def _require_values_and_rng(proposal: Callable[..., Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MH:
-    r"""Propose a point, and go there or stay.
+    r"""Propose a point, and accept or reject it.
 
     A proposal :math:`z' \sim q(\cdot \mid z)` is accepted with probability
     :math:`\min\{1, p(z', x) q(z \mid z') / (p(z, x) q(z' \mid z))\}`; all chains are proposed to and decided on in one
@@ -68,13 +68,13 @@ class MH:
 
     A function ``proposal(values, rng)`` is given all latents by site, ``[chains, *site shape]``, on their own scale,
     and a NumPy generator, and returns new values (sites that it leaves out stay) with
-    :math:`\log q(z' \mid z) - \log q(z \mid z')`, one number a chain; 0.0 for a symmetric one.
+    :math:`\log q(z' \mid z) - \log q(z \mid z')`, one number per chain; 0.0 for a symmetric one.
 
     Args:
-        num_samples: draws a chain.
+        num_samples: draws per chain.
         num_warmup: draws before, not kept.
         num_chains: chains. Hundreds cost little more than four.
-        num_steps: proposals a draw; all but the last are forgotten.
+        num_steps: proposals per draw; all but the last are forgotten.
         proposal: "random_walk", "independence", a posterior, a model, or a function.
         step_size: of the random walk at first, as the standard deviation of a step; without warm-up, for good.
         target_accept_prob: acceptance that the random walk adapts to; by default 0.44 for one number, less for more,

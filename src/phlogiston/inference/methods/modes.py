@@ -39,7 +39,7 @@ def _climbed(
 
 
 def _top(target: Target, paths: Paths) -> tuple[NDArray[Any], dict[str, float], str]:
-    """The highest point, what it says of itself, and why the climb ended: at a mode, or where there is none."""
+    """The highest point, figures of its climb, and why the climb ended."""
     best = paths.best
     point, gradient = paths.points[-1, best], paths.gradients[-1, best]
     steepest = int(np.abs(gradient).argmax())

@@ -30,8 +30,8 @@ class NUTS:
     posterior.
 
     Args:
-        num_samples: draws a chain.
-        num_warmup: warm-up transitions a chain, not kept. Many chains learn faster: a hundred may do.
+        num_samples: draws per chain.
+        num_warmup: warm-up transitions per chain, not kept. Many chains learn faster: a hundred may do.
         num_chains: chains. Sixty-four cost little more than four.
         target_accept_prob: acceptance that the step size is adapted to; higher is slower and surer.
         max_tree_depth: trajectories have at most ``2**max_tree_depth - 1`` steps.

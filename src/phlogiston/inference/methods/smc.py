@@ -45,7 +45,8 @@ class SMC:
             are learned on the way.
         waste_free: whether all states on the way are kept.
         ess: fraction of effective particles that a step in temperature leaves; a larger one takes more steps.
-        target_accept_prob: acceptance that the step size is adapted to; 0.8 for "hmc" by default, as usual for "mh".
+        target_accept_prob: acceptance that the step size is adapted to; by default 0.8 for "hmc", and the
+            best rate of a random walk for "mh".
         engine: the tier that evaluates the density.
 
     Raises:

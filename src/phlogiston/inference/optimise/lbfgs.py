@@ -16,7 +16,7 @@ _ARMIJO, _HALVINGS = 1e-4, 30
 
 @dataclass(frozen=True)
 class Paths:
-    """What the climbers passed.
+    """The points that climbers passed.
 
     Args:
         points: ``[steps, P, D]``, starting points first; a climber that has arrived stays where it is.
@@ -32,14 +32,14 @@ class Paths:
 
     @property
     def best(self) -> int:
-        """The climber that stands highest."""
+        """Index of the climber with the highest last value."""
         return int(np.nanargmax(np.where(np.isfinite(self.values[-1]), self.values[-1], -np.inf)))
 
 
 def climb_paths(
     evaluate: Evaluate, start: Array, *, max_steps: int = 200, memory: int = 8, tolerance: float = 1e-8
 ) -> Paths:
-    """Follow the gradient, bent by the curvature met on the way, until no climber rises.
+    """Maximise from many points at once by L-BFGS, until no climber rises.
 
     Args:
         evaluate: the log density and its gradient at many points.
@@ -57,15 +57,15 @@ def climb_paths(
     arrived = ~np.isfinite(value)
     still = np.zeros(len(start), dtype=int)
     for _ in range(max_steps):
-        direction = _bent(gradient, steps[-memory:])
+        direction = _two_loop(gradient, steps[-memory:])
         slope = (direction * gradient).sum(1)
         direction = np.where((slope > 0.0)[:, None], direction, gradient)
         first = 1.0 if steps else 1.0 / np.maximum(np.linalg.norm(gradient, axis=1), 1.0)
-        moved, higher, bent = _searched(evaluate, (points[-1], value, gradient), direction, first, arrived)
-        steps.append((moved - points[-1], gradient - bent))  # of the negative log density: s and y
+        moved, higher, slopes = _line_search(evaluate, (points[-1], value, gradient), direction, first, arrived)
+        steps.append((moved - points[-1], gradient - slopes))  # of the negative log density: s and y
         rise = higher - value
         still = np.where(rise <= tolerance * np.maximum(np.abs(value), 1.0) * 1e-3, still + 1, 0)
-        value, gradient = higher, bent
+        value, gradient = higher, slopes
         points.append(moved)
         values.append(value)
         gradients.append(gradient)
@@ -76,7 +76,7 @@ def climb_paths(
     return Paths(np.stack(points), np.stack(values), np.stack(gradients), arrived & np.isfinite(value))
 
 
-def _bent(gradient: Array, steps: list[tuple[Array, Array]]) -> Array:
+def _two_loop(gradient: Array, steps: list[tuple[Array, Array]]) -> Array:
     """The two-loop recursion, for all climbers at once; pairs without positive curvature are passed over."""
     direction = gradient.copy()
     kept = []
@@ -96,14 +96,14 @@ def _bent(gradient: Array, steps: list[tuple[Array, Array]]) -> Array:
     return direction
 
 
-def _searched(
+def _line_search(
     evaluate: Evaluate, at: tuple[Array, Array, Array], direction: Array, first: Any, arrived: Array
 ) -> tuple[Array, Array, Array]:
-    """Halve each climber's step until it rises enough; who finds none stays."""
+    """Halve each climber's step until the density rises enough; a climber without such a step stays."""
     point, value, gradient = at
     slope = (direction * gradient).sum(1)
     size = np.broadcast_to(np.asarray(first, dtype=float), value.shape).copy()
-    moved, higher, bent = point.copy(), value.copy(), gradient.copy()
+    moved, higher, gradients = point.copy(), value.copy(), gradient.copy()
     seeking = ~arrived & np.isfinite(direction).all(1)
     for _ in range(_HALVINGS):
         if not seeking.any():
@@ -111,7 +111,7 @@ def _searched(
         trial = np.where(seeking[:, None], point + size[:, None] * direction, point)
         values, slopes = evaluate(trial)
         good = seeking & np.isfinite(values) & np.isfinite(slopes).all(1) & (values >= value + _ARMIJO * size * slope)
-        moved[good], higher[good], bent[good] = trial[good], values[good], slopes[good]
+        moved[good], higher[good], gradients[good] = trial[good], values[good], slopes[good]
         seeking = seeking & ~good
         size = np.where(seeking, 0.5 * size, size)
-    return moved, higher, bent
+    return moved, higher, gradients

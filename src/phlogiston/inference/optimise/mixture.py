@@ -34,12 +34,12 @@ class Mixture:
 
     @classmethod
     def single(cls, normal: Normal) -> Mixture:
-        """One mode."""
+        """The mixture of a single mode."""
         return cls((normal,), np.array([normal.log_volume]))
 
     @classmethod
     def of(cls, evaluate: Evaluate, paths: Paths, highest: Normal) -> Mixture:
-        """The modes at which climbs ended, each once, without those of negligible mass.
+        """The mixture of the modes at which climbs ended, without those of negligible mass.
 
         See ``modes_among`` for what counts as another mode.
         """
@@ -63,7 +63,7 @@ class Mixture:
         return float(log_density + np.logaddexp.reduce(self.log_masses))
 
     def draw(self, count: int, rng: np.random.Generator) -> Array:
-        """Points ``[count, D]``, of each normal its fraction."""
+        """Points ``[count, D]``, from each normal in proportion to its mass."""
         dim = len(self.normals[0].loc)
         if len(self.normals) == 1:
             return self.normals[0].draw(rng.standard_normal((count, dim)))
@@ -72,7 +72,7 @@ class Mixture:
         return np.concatenate([normal.draw(noise[owners == k]) for k, normal in enumerate(self.normals)])
 
     def log_prob(self, points: Array) -> Array:
-        """``[N, D]`` -> ``[N]``."""
+        """Log density of the mixture at points ``[N, D]``."""
         pairs = zip(self.normals, self._log_fractions, strict=True)
         parts = [normal.log_prob(points) + log_fraction for normal, log_fraction in pairs]
         return np.asarray(np.logaddexp.reduce(parts, 0))

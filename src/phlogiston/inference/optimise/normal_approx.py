@@ -43,7 +43,7 @@ class Normal:
 
     @property
     def half_log_det(self) -> float:
-        """Of the covariance."""
+        """Half the log determinant of the covariance."""
         return float(np.log(self.scale).sum() + np.log(np.diagonal(self.root)).sum())
 
     @property
@@ -53,7 +53,7 @@ class Normal:
 
     @property
     def standard_deviations(self) -> Array:
-        """Of each coordinate, ``[D]``."""
+        """Standard deviation of each coordinate, ``[D]``."""
         return np.asarray(np.linalg.norm(self.draw(np.eye(len(self.loc))) - self.loc, axis=0))
 
     def distances(self, points: Array) -> Array:
@@ -61,13 +61,13 @@ class Normal:
         return np.asarray(np.sqrt(np.maximum(-2.0 * (self.log_prob(points) + self.log_volume), 0.0)))
 
     def draw(self, noise: Array) -> Array:
-        """Standard normal numbers ``[N, D]`` -> points ``[N, D]``."""
+        """Turn standard normal numbers ``[N, D]`` into points ``[N, D]``."""
         inner = noise @ self.basis
-        bent = noise + (inner @ self.root.T - inner) @ self.basis.T
-        return np.asarray(self.loc + self.scale * bent)
+        rotated = noise + (inner @ self.root.T - inner) @ self.basis.T
+        return np.asarray(self.loc + self.scale * rotated)
 
     def log_prob(self, points: Array) -> Array:
-        """``[N, D]`` -> ``[N]``."""
+        """Log density at points ``[N, D]``."""
         z = (points - self.loc) / self.scale
         inner = z @ self.basis
         solved = np.linalg.solve(self.root, inner.T).T if inner.size else inner
@@ -117,7 +117,7 @@ def along(paths: Paths, climber: int, *, memory: int = 6) -> list[Normal]:
 
 
 def _diagonal(alpha: Array, s: Array, y: Array) -> Array:
-    """The diagonal's own update (Gilbert and Lemarechal, 1989)."""
+    """Update of the diagonal (Gilbert and Lemarechal, 1989)."""
     a, b, c = float(y @ (alpha * y)), float(y @ s), float(s @ (s / alpha))
     inverse = a / (b * alpha) + y**2 / b - a * s**2 / (b * c * alpha**2)
     return np.where(inverse > 0.0, 1.0 / np.where(inverse > 0.0, inverse, 1.0), alpha)
@@ -161,7 +161,7 @@ class Found:
     """The mixture of the paths' normals, and weighted draws of it.
 
     Args:
-        normals: one a path.
+        normals: one per path.
         elbos: of each.
         points: ``[N, D]``, as many of each normal.
         log_q: of the mixture, ``[N]``.
@@ -215,7 +215,7 @@ def _best(target: Target, normals: list[Normal], rng: np.random.Generator, draws
 
 
 def resampled(paths: Found, count: int, seed: np.random.SeedSequence) -> Array:
-    """So many of the draws, in proportion to their Pareto-smoothed weights, in random order."""
+    """``count`` of the draws, in proportion to their Pareto-smoothed weights, in random order."""
     log_weights = paths.log_p - paths.log_q
     log_weights = np.where(np.isfinite(log_weights), log_weights, -np.inf)
     smoothed, _ = pareto_smooth(log_weights)

@@ -40,7 +40,7 @@ class Proposal:
 
 
 def checked(target: Target, chunks: Iterator[Values]) -> Iterator[Values]:
-    """The chunks as they are, up to the first ``log_weight`` that is NaN or +inf; -inf is a legal weight.
+    """Yield the chunks unchanged until a ``log_weight`` is NaN or +inf; -inf is a legal weight.
 
     Raises:
         ModelError: there is such a weight; its draw and the site that it came from are in the message.

@@ -32,7 +32,7 @@ class Accepted:
 
     @property
     def rate(self) -> float:
-        """Accepted draws an attempt."""
+        """Accepted draws per attempt."""
         return self.count / max(self.attempts, 1)
 
     def add(self, chunk: Values, rng: np.random.Generator) -> float | None:
@@ -68,7 +68,7 @@ class Accepted:
 
 
 def likelihood_bound(target: Target, seed: np.random.SeedSequence, *, draws: int = 8192, starts: int = 32) -> float:
-    """The largest log likelihood, searched for.
+    """The largest log likelihood that a search finds.
 
     Over discrete latents the maximum is an upper bound, proven by enumeration. Over continuous ones it is the highest
     found by climbing from the best prior draws; ``Accepted`` raises it where a draw exceeds it.

@@ -1,4 +1,4 @@
-"""From the prior to the posterior by degrees: walkers, the moves that keep a tempered density, and the way there."""
+"""Tempering from the prior to the posterior: the schedule of temperatures, resampling, and moves."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Annealing:
-    """How walkers are brought from the prior to the posterior.
+    """Settings of the tempering from the prior to the posterior.
 
     Args:
         move: what moves the walkers.
@@ -116,7 +116,7 @@ class Annealing:
     def run(
         self, path: Tempered, walkers: Walkers, rng: np.random.Generator, report: Report
     ) -> tuple[Walkers, Array, list[Stage]]:
-        """The walkers at beta one, grouped by island; acceptance of the move that led to each; every stage.
+        """Return the walkers at beta one, by island, the acceptance of the move that led to each, and all stages.
 
         Raises:
             SettingError: the temperature hardly falls.

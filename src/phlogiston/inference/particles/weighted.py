@@ -25,7 +25,7 @@ def values_of(target: Target, u: torch.Tensor, seed: np.random.SeedSequence) -> 
 
 
 def weighted(target: Target, values: Values, log_weights: torch.Tensor, *, lenient: bool = False) -> dict[str, Any]:
-    """What a ``Posterior`` says of weighted draws: draws, weights, evidence, and figures with ELBO and gap.
+    """Fields of a ``Posterior`` for weighted draws: draws, weights, evidence, and figures with ELBO and gap.
 
     Args:
         target: the model's densities.

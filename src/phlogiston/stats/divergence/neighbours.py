@@ -1,4 +1,4 @@
-"""Whether draws look like data, and like all of the data, told from who is near whom."""
+"""Precision and recall of draws against data, from nearest neighbours."""
 
 from __future__ import annotations
 

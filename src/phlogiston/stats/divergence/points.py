@@ -19,7 +19,7 @@ _AT_ONCE = 1000  # rows
 
 
 def two_samples(verb: str, x: Any, y: Any, features: Features | None = None) -> tuple[Array, Array]:
-    """Both as ``[N, D]``, checked.
+    """Both samples as ``[N, D]``, checked.
 
     Args:
         verb: who asks, for messages.
@@ -41,7 +41,7 @@ def two_samples(verb: str, x: Any, y: Any, features: Features | None = None) -> 
 
 
 def array_of(given: Any, where: str = "points") -> Array:
-    """Points as numbers.
+    """Points as an array of floating-point numbers.
 
     Raises:
         ValueError: they are none.
@@ -95,7 +95,7 @@ def squared_distances(x: Array, y: Array) -> Array:
 
 
 def blocks(x: Array, y: Array) -> Iterator[tuple[slice, Array]]:
-    """The squared distances some rows of ``x`` at a time, so that they never stand in memory all at once."""
+    """The squared distances some rows of ``x`` at a time, so that they are never in memory all at once."""
     for start in range(0, len(x), _AT_ONCE):
         rows = slice(start, min(start + _AT_ONCE, len(x)))
         yield rows, squared_distances(x[rows], y)
