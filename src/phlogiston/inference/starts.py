@@ -233,7 +233,7 @@ def given(target: Target, values: Mapping[str, Any], chains: int) -> Propose:
     return lambda seed, n: target.unconstrain(tensors)
 
 
-def _given(site: Site, value: Any, count: int, dtype: torch.dtype) -> torch.Tensor:
+def _given(site: Site, value: Any, count: int, dtype: torch.dtype | None) -> torch.Tensor:
     """The start of every chain at a site, ``[count, *site shape]``, from one for all or one for each."""
     tensor = torch.as_tensor(value, dtype=dtype)
     if tuple(tensor.shape) not in (site.shape, (count, *site.shape)):

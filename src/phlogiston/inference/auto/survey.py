@@ -17,7 +17,7 @@ from phlogiston.engine.program.locscale import centred_sites
 from phlogiston.engine.program.sites import Site, Structure
 from phlogiston.errors import ModelError
 from phlogiston.inference.auto.facts import Facts, Pilot, Rows
-from phlogiston.inference.optimise.lbfgs import Evaluate, Paths, climb_paths
+from phlogiston.inference.optimise.lbfgs import FAR, Evaluate, Paths, climb_paths
 from phlogiston.inference.optimise.normal_approx import at_mode, evaluated
 from phlogiston.inference.starts import proposal, spread_points
 from phlogiston.model.model import Model
@@ -203,10 +203,9 @@ def _of_modes(facts: Facts, target: Target) -> Facts:
 
 def _converged(paths: Paths) -> list[tuple[float, Array]]:
     """The points at which climbs converged, the highest density first."""
-    value, gradient, points = paths.values[-1], paths.gradients[-1], paths.points[-1]
-    level = np.abs(gradient).max(1) <= 1e-3 * np.maximum(1.0, np.abs(value))
-    arrived = paths.arrived & level & np.isfinite(value) & (np.abs(points).max(1) < 1e4)
-    order = [int(i) for i in np.argsort(-value) if arrived[i]]
+    value, points = paths.values[-1], paths.points[-1]
+    converged = paths.level & (np.abs(points).max(1) < FAR)
+    order = [int(i) for i in np.argsort(-value) if converged[i]]
     return [(float(value[i]), points[i]) for i in order]
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import Executor, Future, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import cloudpickle
 import numpy as np
@@ -25,6 +25,7 @@ from phlogiston.engine.densities.target import Target
 from phlogiston.engine.program.isolate import spawn
 from phlogiston.engine.trace.batched import Tier
 from phlogiston.errors import WorkerDied
+from phlogiston.inference.starts import starting_points
 from phlogiston.model.model import Model
 
 # Pyro, torch's tracing and the default dtype belong to the process: threads of one process take turns.
@@ -56,9 +57,6 @@ class Sampler(Protocol):
     def num_warmup(self) -> int:
         """Transitions per chain before its draws are kept."""
 
-    def unit(self, dim: int, dtype: torch.dtype) -> Scale:
-        """The scale that changes nothing, of the kind that it learns."""
-
     def begin(self, density: Any, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
         """Chains at ``starts [C, D]``, not warmed up yet."""
 
@@ -69,6 +67,13 @@ class Sampler(Protocol):
         """Draw ``num_samples`` states of every chain; ``state`` changes in place, and the next call continues it."""
 
 
+class ScaledSampler(Sampler, Protocol):
+    """Settings of a sampler that moves in coordinates whose scale it learns."""
+
+    def unit(self, dim: int, dtype: torch.dtype) -> Scale:
+        """The scale that changes nothing, of the kind that it learns."""
+
+
 class Density(Protocol):
     """Whatever a sampler evaluates; it knows the tier on which it does."""
 
@@ -77,15 +82,27 @@ class Density(Protocol):
         """The tier, with the reason where it is not the fastest."""
 
 
+def until_interrupted(count: int, draw: Callable[[int], None], report: Callable[[int], None]) -> tuple[int, bool]:
+    """Make ``count`` draws and report each; return how many were made, and whether Ctrl-C ended that early."""
+    done = 0
+    try:
+        for i in range(count):
+            draw(i)
+            done += 1
+            report(i)
+    except KeyboardInterrupt:
+        return done, True
+    return done, False
+
+
 # A task and its target -> what the sampler evaluates, and what finds the points where chains begin.
 Setup = Callable[["Task", Target], tuple[Density, Callable[[], torch.Tensor]]]
 
 
 def continuous_setup(task: Task, target: Target) -> tuple[Density, Callable[[], torch.Tensor]]:
     """The density of the continuous latents with its gradient, discrete latents summed out."""
-    from phlogiston.inference.starts import starting_points
 
-    unit = task.sampler.unit(target.dim, task.dtype)
+    unit = cast(ScaledSampler, task.sampler).unit(target.dim, task.dtype)
     density = target.chains(unit, task.chains, task.calls)
     return density, lambda: starting_points(target, density, unit, task.start, task.seed, task.chains)
 
@@ -128,11 +145,11 @@ def run_block(task: Task, report: Report) -> BlockResult:
     """Prepare, warm up and sample one block."""
     began = time.perf_counter()
     target: Target = task.model.target(task.engine, task.dtype)
-    density, starting_points = task.setup(task, target)
+    density, starts = task.setup(task, target)
     state = task.state
     prepared = time.perf_counter()
     if state is None:
-        state = task.sampler.begin(density, starting_points(), list(task.seeds))
+        state = task.sampler.begin(density, starts(), list(task.seeds))
         task.sampler.warm_up(density, state, report)
     warm = time.perf_counter()
     drawn = task.sampler.sample(density, state, task.num_samples, report)

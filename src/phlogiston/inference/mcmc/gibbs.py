@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from phlogiston.engine.densities.joint import FullDensity
 from phlogiston.engine.densities.target import Target
-from phlogiston.inference.mcmc.adaptation import Window, unit_scale, windows
-from phlogiston.inference.mcmc.blocks import Density, Drawn, Report, State, Task
+from phlogiston.inference.mcmc.adaptation import Window, windows
+from phlogiston.inference.mcmc.blocks import Density, Drawn, Report, State, Task, until_interrupted
 from phlogiston.inference.mcmc.gibbs_plan import (
     PROBES,
     Candidates,
@@ -59,10 +59,6 @@ class GibbsBlock:
     step_size: float | None = None
     target_accept_prob: float | None = None
 
-    def unit(self, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        """A scale that changes nothing, as every move has one of its own."""
-        return unit_scale("diag", dim, dtype)
-
     def begin(self, density: FullDensity, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
         """Chains at the first of ``starts [C + PROBES, W]``; the others are probes."""
         w, step = starts.numpy(), np.zeros(density.width)
@@ -104,20 +100,18 @@ class GibbsBlock:
         with np.errstate(all="ignore"):
             run = GibbsRun(density, state, self)
             draws = np.empty((run.chains, num_samples, run.w.shape[1]))
-            stats, done, interrupted = new_stats(run.chains, num_samples), 0, False
-            try:
-                for done in range(num_samples):
-                    before, rates, bad = run.w.copy(), np.zeros(run.chains), np.zeros(run.chains)
-                    for _ in range(self.sweeps):
-                        rate, nan = run.sweep()
-                        rates, bad = rates + rate / self.sweeps, bad + nan
-                    draws[:, done], stats["lp"][:, done] = run.w, run.terms.sum(1)
-                    stats["acceptance_rate"][:, done], stats["num_nan"][:, done] = rates, bad
-                    stats["accepted"][:, done] = (run.w != before).any(1)
-                    report(run.chains, 0.0, 0)
-                done = num_samples
-            except KeyboardInterrupt:
-                interrupted = True
+            stats = new_stats(run.chains, num_samples)
+
+            def draw(i: int) -> None:
+                before, rates, bad = run.w.copy(), np.zeros(run.chains), np.zeros(run.chains)
+                for _ in range(self.sweeps):
+                    rate, nan = run.sweep()
+                    rates, bad = rates + rate / self.sweeps, bad + nan
+                draws[:, i], stats["lp"][:, i] = run.w, run.terms.sum(1)
+                stats["acceptance_rate"][:, i], stats["num_nan"][:, i] = rates, bad
+                stats["accepted"][:, i] = (run.w != before).any(1)
+
+            done, interrupted = until_interrupted(num_samples, draw, lambda i: report(run.chains, 0.0, 0))
         if not self.walks_only:
             del stats["accepted"]  # of several draws that are always accepted
         return Drawn(torch.from_numpy(draws), stats, np.full(run.chains, done), interrupted)

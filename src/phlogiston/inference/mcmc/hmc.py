@@ -19,7 +19,7 @@ from phlogiston.inference.mcmc.adaptation import (
     named_scale,
     unit_scale,
 )
-from phlogiston.inference.mcmc.blocks import Drawn, Report, State
+from phlogiston.inference.mcmc.blocks import Drawn, Report, State, until_interrupted
 from phlogiston.inference.mcmc.leapfrog import kick_and_drift
 from phlogiston.inference.mcmc.nuts import NutsBlock
 from phlogiston.inference.mcmc.trees import DIVERGENCE, Z
@@ -209,15 +209,15 @@ class HmcBlock:
         run.restart(search=False)
         draws = np.empty((num_samples, *run.x.shape), run.x.dtype)
         stats = np.zeros((num_samples, len(STATS), run.chains))
-        steps, done, interrupted = np.zeros(num_samples, np.int64), 0, False
-        try:
-            for i in range(num_samples):
-                stats[i] = run.transition()
-                draws[i], steps[i] = run.x, run.steps
-                done += 1
-                report(run.chains, run.tuning.step_size, int(stats[i, 3].sum()))
-        except KeyboardInterrupt:
-            interrupted = True
+        steps = np.zeros(num_samples, np.int64)
+
+        def draw(i: int) -> None:
+            stats[i] = run.transition()
+            draws[i], steps[i] = run.x, run.steps
+
+        done, interrupted = until_interrupted(
+            num_samples, draw, lambda i: report(run.chains, run.tuning.step_size, int(stats[i, 3].sum()))
+        )
         rows = torch.from_numpy(np.moveaxis(draws, 2, 0).reshape(-1, run.x.shape[0]))
         u = scaled_rows(rows, run.tuning.scale).reshape(run.chains, num_samples, -1)
         named = {name: np.ascontiguousarray(stats[:, k].T) for k, name in enumerate(STATS)}

@@ -21,7 +21,7 @@ from phlogiston.engine.densities.target import Target
 from phlogiston.engine.program.sites import Site
 from phlogiston.errors import ImpossibleEvidence, SettingError, did_you_mean, problem
 from phlogiston.inference.mcmc.adaptation import StepSearch, Window, unit_scale, windows
-from phlogiston.inference.mcmc.blocks import Density, Drawn, Report, State, Task
+from phlogiston.inference.mcmc.blocks import Density, Drawn, Report, State, Task, until_interrupted
 from phlogiston.inference.mcmc.random_walk import acceptance, new_stats, optimal_acceptance, optimal_step, root_of
 from phlogiston.inference.particles.proposals import Proposal
 from phlogiston.inference.rng import Words, fill_normals, fill_uniforms, jit, streams, uniform
@@ -55,10 +55,6 @@ class WalkBlock:
     num_steps: int
     step_size: float | None
     target_accept_prob: float | None
-
-    def unit(self, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        """The scale that changes nothing."""
-        return unit_scale("diag", dim, dtype)
 
     def begin(self, density: Columns, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
         """Chains at ``starts [C, D]``, not warmed up yet."""
@@ -104,15 +100,15 @@ Step = tuple[Array, Array, Array]  # each chain's acceptance probability, whethe
 def _sampled(state: State, name: str, num_samples: int, report: Report, steps: Callable[[], list[Step]]) -> Drawn:
     """Draw ``num_samples`` states of every chain, each after the Metropolis steps that ``steps`` takes in place."""
     chains, dim = state[name].shape
-    draws, stats, done = np.empty((chains, num_samples, dim)), new_stats(chains, num_samples), 0
-    try:
-        for done in range(num_samples):
-            record(stats, done, steps())
-            draws[:, done], stats["lp"][:, done] = state[name], state["lp"]
-            report(chains, float(state.get("step_size", np.asarray(0.0))), 0)
-    except KeyboardInterrupt:
-        return Drawn(torch.from_numpy(draws), stats, np.full(chains, done), True)
-    return Drawn(torch.from_numpy(draws), stats, np.full(chains, num_samples))
+    draws, stats = np.empty((chains, num_samples, dim)), new_stats(chains, num_samples)
+    step_size = float(state.get("step_size", np.asarray(0.0)))
+
+    def draw(i: int) -> None:
+        record(stats, i, steps())
+        draws[:, i], stats["lp"][:, i] = state[name], state["lp"]
+
+    done, interrupted = until_interrupted(num_samples, draw, lambda i: report(chains, step_size, 0))
+    return Drawn(torch.from_numpy(draws), stats, np.full(chains, done), interrupted)
 
 
 def record(stats: dict[str, Array], row: int, steps: list[Step]) -> None:
@@ -192,10 +188,6 @@ class CustomBlock:
     proposal: UserProposal
     num_warmup: int
     num_steps: int
-
-    def unit(self, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        """A scale that changes nothing, as the proposal acts on the values themselves."""
-        return unit_scale("diag", dim, dtype)
 
     def begin(self, density: ValueDensity, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
         """Chains at ``starts [C, X]``."""
@@ -335,10 +327,6 @@ class IndependenceBlock:
 
     num_warmup: int
     num_steps: int
-
-    def unit(self, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        """A scale that changes nothing, as proposals do not depend on the state."""
-        return unit_scale("diag", dim, dtype)
 
     def begin(self, density: Pool, starts: torch.Tensor, seeds: list[np.random.SeedSequence]) -> State:
         """Chains at ``starts [C, X + 2]``, the last columns their log weights and densities."""

@@ -15,15 +15,12 @@ from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import ConvergenceWarning, one_of, positive_int, warn
 from phlogiston.inference.method import Needs, Result, known_start
-from phlogiston.inference.optimise.lbfgs import Evaluate, Paths, climb_paths
+from phlogiston.inference.optimise.lbfgs import FAR, Evaluate, Paths, climb_paths
 from phlogiston.inference.optimise.mixture import Mixture
 from phlogiston.inference.optimise.normal_approx import at_mode, evaluated
 from phlogiston.inference.particles.weighted import values_of, weighted
 from phlogiston.inference.starts import Start, proposal, spread_points
 from phlogiston.model.model import Model
-
-_LEVEL = 1e-3  # a gradient, relative to the log density, at which a point counts as a top
-_FAR = 1e4  # a mode that lies so far out on the unconstrained scale lies at its end
 
 
 def _climbed(
@@ -43,11 +40,10 @@ def _top(target: Target, paths: Paths) -> tuple[NDArray[Any], dict[str, float], 
     best = paths.best
     point, gradient = paths.points[-1, best], paths.gradients[-1, best]
     steepest = int(np.abs(gradient).argmax())
-    level = abs(gradient).max() <= _LEVEL * max(1.0, abs(float(paths.values[-1, best])))
     figures = {
         "log_density": float(paths.values[-1, best]),
         "gradient": float(np.abs(gradient).max()),
-        "converged": float(paths.arrived[best] and level and np.abs(point).max() < _FAR),
+        "converged": float(paths.level[best] and np.abs(point).max() < FAR),
         "steps": float(len(paths.points) - 1),
     }
     reason = f"no climber rose any more after {len(paths.points) - 1} steps"

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Evaluate = Callable[[Array], tuple[Array, Array]]  # points [P, D] -> log density [P], gradient [P, D]
 _ARMIJO, _HALVINGS = 1e-4, 30
+_LEVEL = 1e-3  # a gradient, relative to the log density, at which the end of a climb counts as a mode
+FAR = 1e4  # a mode that lies so far out on the unconstrained scale lies at its end
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class Paths:
     values: Array
     gradients: Array
     arrived: NDArray[np.bool_]
+
+    @property
+    def level(self) -> NDArray[np.bool_]:
+        """Which climbers arrived where the gradient is nearly zero, ``[P]``."""
+        size = np.maximum(1.0, np.abs(self.values[-1]))
+        return np.asarray(self.arrived & (np.abs(self.gradients[-1]).max(1) <= _LEVEL * size))
 
     @property
     def best(self) -> int:

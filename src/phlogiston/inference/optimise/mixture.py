@@ -15,7 +15,6 @@ from phlogiston.stats.weights import systematic_resample
 
 Array = NDArray[Any]
 _APART = 2.0  # standard deviations between two ends of climbs that are different modes
-_LEVEL = 1e-3  # a gradient, relative to the log density, at which the end of a climb counts as a mode
 _NEGLIGIBLE = 1e-4  # the fraction of the mass below which a mode is left out
 _LEAST_FRACTION = 0.02  # of the draws: a fraction that curvature alone underestimates must not be left to few draws
 
@@ -92,11 +91,10 @@ def modes_among(
         most: how many modes to return at most; None is all.
         known: modes that are not returned again.
     """
-    values, gradients, ends = paths.values[-1], paths.gradients[-1], paths.points[-1]
+    values, level, ends = paths.values[-1], paths.level, paths.points[-1]
     seen, modes = list(known), list[tuple[Normal, float]]()
     for i in np.argsort(-np.where(np.isfinite(values), values, -np.inf)):
-        level = np.isfinite(values[i]) and np.abs(gradients[i]).max() <= _LEVEL * max(1.0, abs(float(values[i])))
-        if not (paths.arrived[i] and level) or any(normal.distances(ends[[i]])[0] < _APART for normal in seen):
+        if not level[i] or any(normal.distances(ends[[i]])[0] < _APART for normal in seen):
             continue
         normal, smallest = at_mode(evaluate, ends[i])
         if smallest > 0.0:
