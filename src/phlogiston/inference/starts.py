@@ -19,7 +19,7 @@ from phlogiston.engine.densities.target import Target
 from phlogiston.engine.program.isolate import generator, spawn
 from phlogiston.engine.program.sites import Site
 from phlogiston.errors import ModelError, SettingError, did_you_mean, problem
-from phlogiston.inference.optimise.normal_approx import find, resampled
+from phlogiston.inference.optimise.normal_approx import multipath, resampled
 
 Start = Literal["uniform", "prior", "median", "pathfinder"]
 STARTS: tuple[str, ...] = ("uniform", "prior", "median", "pathfinder")
@@ -209,7 +209,7 @@ def named(target: Target, start: Start) -> Propose:
 def _pathfound(target: Target, seed: np.random.SeedSequence, n: int) -> torch.Tensor:
     starting, finding, picking = spawn(seed, 3)
     start = spread_points(target, named(target, "uniform"), starting, _PATHS)
-    paths = find(target, start, finding, num_draws=max(_DRAWS, 4 * n), elbo_draws=16, max_steps=100)
+    paths = multipath(target, start, finding, num_draws=max(_DRAWS, 4 * n), elbo_draws=16, max_steps=100)
     return torch.from_numpy(resampled(paths, n, picking))
 
 

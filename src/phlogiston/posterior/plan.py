@@ -129,10 +129,10 @@ class Plan(Sequence[Step]):
         """What was tried, and what the result holds, in a line; "" before a run."""
         if not self.trials:
             return ""
-        told = [f"{t.name!r}: {t.verdict}" + (f" ({t.outcome})" if t.is_refuted else "") for t in self.trials]
+        outcomes = [f"{t.name!r}: {t.verdict}" + (f" ({t.outcome})" if t.is_refuted else "") for t in self.trials]
         end = self.trials[self.taken]
         last = f"; the result is that of {end.name!r}" if len(self.trials) > 1 else ""
-        return "; ".join(told) + last + (", the best of them" if len(self.trials) > 1 and end.is_refuted else "")
+        return "; ".join(outcomes) + last + (", the best of them" if len(self.trials) > 1 and end.is_refuted else "")
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.facts), default=0)
@@ -140,7 +140,7 @@ class Plan(Sequence[Step]):
         lines += [_filled(f"  {name:<{width}}  ", text) for name, text in self.facts.items()]
         for number, each in enumerate(self.steps, 1):
             lines += ["", _filled(f"  {number}. ", f"{each.name}: {each.reason}"), _filled("     ", each.line)]
-            lines += [_filled("     -> ", told) for told in self._outcomes(number - 1)]
+            lines += [_filled("     -> ", outcome) for outcome in self._outcomes(number - 1)]
         if self.advice:
             lines += ["", _filled("  advice  ", self.advice)]
         if self.story:

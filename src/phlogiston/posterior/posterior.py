@@ -132,10 +132,10 @@ class Posterior:
 
     def moments(self, site: str) -> Moments:
         """Mean and standard deviation of a site, with Monte Carlo errors."""
-        self._insist("moments", (site,))
+        self._require_sites("moments", (site,))
         return moments(self.draws[site].numpy(), self._numpy_weights, chains=self.is_chain)
 
-    def _insist(self, verb: str, sites: tuple[str, ...]) -> None:
+    def _require_sites(self, verb: str, sites: tuple[str, ...]) -> None:
         for site in sites:
             if site not in self.draws:
                 raise arviz_groups.unknown_site(verb, site, self.draws)
@@ -161,7 +161,7 @@ class Posterior:
             True
         """
         if isinstance(f, str):
-            self._insist("expect", (f,))
+            self._require_sites("expect", (f,))
         values = values_of(f, self.draws).numpy().astype(float)
         if not isinstance(f, str):  # the tails of the sites themselves are judged by diagnose
             warn_of_no_mean(values, self._numpy_weights)
@@ -339,7 +339,7 @@ class Posterior:
 
         Of a site that was observed in part, only the missing entries are listed.
         """
-        self._insist("summary", _names(sites))
+        self._require_sites("summary", _names(sites))
         chosen = {name: self.draws[name].numpy() for name in _names(sites) or self.draws}
         labels, observed = (numbered, {}) if self.model is None else (self.model.labels, self.model.entries_observed)
         return summary_table(chosen, self._numpy_weights, labels, chains=self.is_chain, observed=observed)

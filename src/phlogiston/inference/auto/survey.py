@@ -128,10 +128,12 @@ def _gradient_problem(target: Target) -> str:
     if not usable.any():
         return ""
     u, grad = u[usable], grad[usable]
-    way = torch.nn.functional.normalize(_points(target, len(u), 1), dim=-1)
+    direction = torch.nn.functional.normalize(_points(target, len(u), 1), dim=-1)
     size = 1e-5 * (1.0 + u.norm(dim=-1, keepdim=True))
-    difference = (target.log_density(u + size * way) - target.log_density(u - size * way)) / (2.0 * size[:, 0])
-    slopes = (grad * way).sum(-1)
+    difference = (target.log_density(u + size * direction) - target.log_density(u - size * direction)) / (
+        2.0 * size[:, 0]
+    )
+    slopes = (grad * direction).sum(-1)
     wrong = (difference - slopes).abs() > 1e-3 * (1.0 + slopes.abs()) * (1.0 + value[usable].abs() * 1e-6)
     if wrong.all():
         return f"contradicts differences of the density ({slopes[0]:.3g} against {difference[0]:.3g})"
@@ -164,10 +166,10 @@ def _prior(facts: Facts, target: Target) -> Pilot | None:
         drawn = [chunk["log_weight"] for chunk in target.propose(count, spawn(_SEED, 3)[2])]
     except ModelError:
         return None
-    return _judged(torch.cat(drawn).double().numpy())
+    return _pilot_of(torch.cat(drawn).double().numpy())
 
 
-def _judged(log_weights: Array) -> Pilot | None:
+def _pilot_of(log_weights: Array) -> Pilot | None:
     if np.isnan(log_weights).any() or np.isposinf(log_weights).any():
         return None
     if not np.isfinite(log_weights).any():
@@ -198,7 +200,7 @@ def _of_modes(facts: Facts, target: Target) -> Facts:
     points = normal.draw(generator(drawing).standard_normal((count, target.dim)))
     density = target.log_density(torch.from_numpy(points)).double().numpy()
     density = np.where(np.isnan(density), -np.inf, density)
-    return replace(facts, normal=_judged(density - normal.log_prob(points)))
+    return replace(facts, normal=_pilot_of(density - normal.log_prob(points)))
 
 
 def _converged(paths: Paths) -> list[tuple[float, Array]]:

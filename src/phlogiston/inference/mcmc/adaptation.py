@@ -67,11 +67,11 @@ class StepSearch:
         self.count += 1
         wanted = _spread(self.target)
         if self.count <= _NEWTON:
-            way = 0.5 * math.log(wanted / _spread(min(max(acceptance, 0.02), 0.98)))
+            change = 0.5 * math.log(wanted / _spread(min(max(acceptance, 0.02), 0.98)))
         else:
             slope = 4.0 * wanted * NormalDist().pdf(wanted)
-            way = min(max((acceptance - self.target) / slope, -1.0), 1.0)
-        self.log_step += self.count**-0.5 * way
+            change = min(max((acceptance - self.target) / slope, -1.0), 1.0)
+        self.log_step += self.count**-0.5 * change
         weight = max(self.count - _SETTLING, 1) ** -0.75
         self.log_average += weight * (self.log_step - self.log_average)
 

@@ -165,15 +165,16 @@ def _leaf_makes_u_turn(v: Array, checks: Array, n: Array) -> bool:
     else:
         ones = leaf
         while ones & 1 and not turning:
-            # Generalised U-turn criterion (Betancourt, 2017): a span turns back where its sum of momenta points against
-            # the momentum at either end. With the ends halved (trapezoid rule) the sum is the displacement divided by
-            # the step size, but for the gradients at the ends, as in the first criterion of Hoffman and Gelman (2014).
+            # Generalised U-turn criterion (Betancourt, 2017): a span turns back where its sum of momenta, rho, points
+            # against the momentum at either end. With the ends halved (trapezoid rule) rho is the displacement divided
+            # by the step size, but for the gradients at the ends, as in the first criterion of Hoffman and Gelman
+            # (2014).
             at_first, at_last = 0.0, 0.0
             for d in range(dim):
                 first, last = checks[0, slot, d], v[P, d]
-                way = v[S_SUM, d] - checks[1, slot, d] - 0.5 * (first + last)
-                at_first += way * first
-                at_last += way * last
+                rho = v[S_SUM, d] - checks[1, slot, d] - 0.5 * (first + last)
+                at_first += rho * first
+                at_last += rho * last
             turning = at_first <= 0.0 or at_last <= 0.0
             slot -= 1
             ones >>= 1
@@ -202,15 +203,15 @@ def _merge(v: Array, r: Array, n: Array, words: Words) -> bool:
     for d in range(v.shape[1]):
         oldest, latest, first, last = v[far + 1, d], v[near + 1, d], v[S_FIRST, d], v[P, d]
         old, new = v[SUM, d], v[S_SUM, d]
-        way = old + new - 0.5 * (oldest + last)
-        a += way * oldest
-        b += way * last
-        way = old + first - 0.5 * (oldest + first)
-        e += way * oldest
-        f += way * first
-        way = new + latest - 0.5 * (latest + last)
-        g += way * latest
-        h += way * last
+        rho = old + new - 0.5 * (oldest + last)
+        a += rho * oldest
+        b += rho * last
+        rho = old + first - 0.5 * (oldest + first)
+        e += rho * oldest
+        f += rho * first
+        rho = new + latest - 0.5 * (latest + last)
+        g += rho * latest
+        h += rho * last
         v[SUM, d] = old + new
         v[near, d], v[near + 1, d], v[near + 2, d] = v[X, d], last, v[G, d]
     n[DEPTH] += 1

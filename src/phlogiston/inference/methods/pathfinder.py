@@ -13,7 +13,7 @@ from phlogiston.engine.program.isolate import spawn
 from phlogiston.engine.trace.batched import TIERS, Tier
 from phlogiston.errors import one_of, positive_int
 from phlogiston.inference.method import Needs, Result, known_start
-from phlogiston.inference.optimise.normal_approx import find, resampled
+from phlogiston.inference.optimise.normal_approx import multipath, resampled
 from phlogiston.inference.particles.weighted import values_of, weighted
 from phlogiston.inference.starts import Start, proposal, spread_points
 from phlogiston.model.model import Model
@@ -78,7 +78,7 @@ class Pathfinder:
         starting, finding, picking, discrete = spawn(seed, 4)
         propose = proposal(target, self.initial, self.num_paths)
         start = spread_points(target, propose, starting, self.num_paths)
-        paths = find(
+        paths = multipath(
             target,
             start,
             finding,

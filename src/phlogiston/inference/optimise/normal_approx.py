@@ -157,7 +157,7 @@ def evaluated(target: Target) -> Evaluate:
 
 
 @dataclass(frozen=True)
-class Found:
+class PathDraws:
     """The mixture of the paths' normals, and weighted draws of it.
 
     Args:
@@ -175,9 +175,9 @@ class Found:
     log_p: Array
 
 
-def find(
+def multipath(
     target: Target, start: Array, seed: np.random.SeedSequence, *, num_draws: int, elbo_draws: int, max_steps: int
-) -> Found:
+) -> PathDraws:
     """Climb from each point, choose each path's best normal, and draw from all of them.
 
     Raises:
@@ -199,7 +199,7 @@ def find(
         [n.log_prob(points) + math.log(len(own) / num_draws) for n, own in zip(normals, rows, strict=True) if len(own)]
     )
     log_p = target.log_density(torch.from_numpy(points)).double().numpy()
-    return Found(normals, elbos, points, np.logaddexp.reduce(parts, 0), log_p)
+    return PathDraws(normals, elbos, points, np.logaddexp.reduce(parts, 0), log_p)
 
 
 def _best(target: Target, normals: list[Normal], rng: np.random.Generator, draws: int) -> tuple[Normal, float] | None:
@@ -214,7 +214,7 @@ def _best(target: Target, normals: list[Normal], rng: np.random.Generator, draws
     return normals[best], float(elbos[best])
 
 
-def resampled(paths: Found, count: int, seed: np.random.SeedSequence) -> Array:
+def resampled(paths: PathDraws, count: int, seed: np.random.SeedSequence) -> Array:
     """``count`` of the draws, in proportion to their Pareto-smoothed weights, in random order."""
     log_weights = paths.log_p - paths.log_q
     log_weights = np.where(np.isfinite(log_weights), log_weights, -np.inf)

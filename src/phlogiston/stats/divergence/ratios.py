@@ -98,7 +98,7 @@ def density_ratio(
     rng = generator(picking)
     pooled = np.concatenate([some(x, size, rng), some(y, size, rng)])
     logits = held_out_logits(standardised(pooled), np.repeat([0.0, 1.0], size), folds, fitting)
-    ratio = _judged(-logits[:size], -logits[size:], num_resamples, generator(resampling))
+    ratio = _with_bootstrap(-logits[:size], -logits[size:], num_resamples, generator(resampling))
     _warn_below_zero(ratio.js, x.shape[1])
     return ratio
 
@@ -118,7 +118,7 @@ def _warn_below_zero(js: Estimate, dims: int) -> None:
     )
 
 
-def _judged(of_x: Array, of_y: Array, num_resamples: int, rng: np.random.Generator) -> DensityRatio:
+def _with_bootstrap(of_x: Array, of_y: Array, num_resamples: int, rng: np.random.Generator) -> DensityRatio:
     """Divergences with bootstrap errors, from log ratios at points of both."""
     rows = rng.integers(0, of_x.size, (num_resamples, 2, of_x.size))
     again = np.stack([_divergences(of_x[first], of_y[second]) for first, second in rows])
