@@ -134,12 +134,31 @@ def test_ctrl_c_returns_chains_of_one_length(monkeypatch: pytest.MonkeyPatch) ->
         return original(*args)
 
     monkeypatch.setattr(nuts_kernel, "advance", interrupted)
-    posterior = ph.infer(ph.Model(correlated), "nuts", num_samples=1000, num_warmup=40, seed=0, progress=False)
+    settings = {"num_samples": 1000, "num_warmup": 40, "seed": 0, "engine": "graph", "progress": False}
+    posterior = ph.infer(ph.Model(correlated), "nuts", **settings)
     assert posterior.interrupted
     assert posterior.draws["x"].shape[0] == 4
     assert 1 <= posterior.num_draws < 60
     assert torch.isfinite(posterior.draws["x"]).all()
     assert (posterior.stats["n_steps"] > 0).all()
+
+
+def test_ctrl_c_between_batches_of_machine_code_keeps_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = nuts_kernel.advance_until, []
+
+    def interrupted(trees: Any, call: Any, step_size: float, depth: int, rows: Any, until: Any) -> Any:
+        calls.append(rows.grads.shape[1] == 0)  # sampling
+        if sum(calls) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(trees, call, step_size, depth, rows, until)
+
+    monkeypatch.setattr(nuts_kernel, "advance_until", interrupted)
+    posterior = ph.infer(ph.Model(correlated), "nuts", num_samples=100_000, num_warmup=40, seed=0, progress=False)
+    assert posterior.engine == "native"
+    assert posterior.interrupted
+    assert posterior.draws["x"].shape[0] == 4
+    assert 1 <= posterior.num_draws < 100_000
+    assert torch.isfinite(posterior.draws["x"]).all()
 
 
 def test_ctrl_c_reaches_the_blocks_of_an_executor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +172,7 @@ def test_ctrl_c_reaches_the_blocks_of_an_executor(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(nuts_kernel, "advance", interrupted)
     settings = {"num_chains": 4, "chains_per_block": 2, "num_samples": 100_000, "num_warmup": 40, "seed": 0}
+    settings["engine"] = "graph"
     with ThreadPoolExecutor(1) as threads:
         posterior = ph.infer(ph.Model(correlated), "nuts", executor=threads, progress=False, **settings)
     assert posterior.interrupted
@@ -192,7 +212,7 @@ def test_ctrl_c_in_warm_up_raises_as_nothing_is_lost(monkeypatch: pytest.MonkeyP
     def interrupted(*args: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nuts_kernel, "advance", interrupted)
+    monkeypatch.setattr(nuts_kernel, "advance_until", interrupted)
     with pytest.raises(KeyboardInterrupt, match="before there were draws to keep"):
         ph.infer(ph.Model(correlated), "nuts", **TINY)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from random_programs import RandomProgram
 
 from phlogiston.engine.native.adjoint import with_gradient
 from phlogiston.engine.native.fuse import fuse
 from phlogiston.engine.native.interpret import interpret
 from phlogiston.engine.native.ir import Loop, Op, Program, Ref
 from phlogiston.engine.native.lower import lower
-from random_programs import RandomProgram
 
 
 @pytest.mark.parametrize("seed", range(16))

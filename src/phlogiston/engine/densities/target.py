@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -266,7 +267,7 @@ class Target:
         if name in _SUMMED_OUT:
             self._refuse_coupled()
         with PROGRAM_LOCK:
-            native = self._native.evaluate(name, u.reshape(-1, self.dim))
+            native = self._native.evaluate(name, u.reshape((math.prod(u.shape[:-1]), self.dim)))
         if native is not None:
             return {key: value.reshape((*u.shape[:-1], *value.shape[1:])) for key, value in native.items()}
         return self._batch(name, {"u": u}, u.shape[:-1])

@@ -16,7 +16,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from phlogiston.engine.native.recording.spellings import DECISIONS, DIRECT, WATCHED
+from phlogiston.engine.native.recording.spellings import DECISIONS, DIRECT, RESHAPES, WATCHED
 from phlogiston.engine.program.isolate import gc_paused, is_users_file
 
 Values = dict[str, torch.Tensor]
@@ -44,6 +44,14 @@ class Log:
     entries: list[Entry] = field(default_factory=list)
     before: dict[int, torch.Tensor] = field(default_factory=dict)
 
+    def keep_shape(self, target: torch.Tensor) -> None:
+        """Let the call that made a tensor have a view of its shape, which is about to change in place."""
+        for k in range(len(self.entries) - 1, -1, -1):
+            if self.entries[k].out is target:
+                whole = torch.as_strided(target, target.shape, target.stride(), target.storage_offset())
+                self.entries[k] = self.entries[k]._replace(out=whole)
+                return
+
     def keep_before(self, target: torch.Tensor) -> None:
         """Keep what a storage held before it is written to for the first time."""
         storage = target.untyped_storage()
@@ -68,6 +76,9 @@ class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         if name in DECISIONS:
             self.log.entries.append(Entry("decision", args, {"line": _line()}, None))
+            return func(*args, **kwargs)
+        if name in RESHAPES:
+            self.log.keep_shape(args[0])
             return func(*args, **kwargs)
         if name.endswith("_") or "out" in kwargs:
             self.log.keep_before(kwargs.get("out", args[0] if args else None))

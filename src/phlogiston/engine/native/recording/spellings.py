@@ -9,6 +9,9 @@ import torch
 # aten operations by which a value reaches Python.
 DECISIONS = {"_local_scalar_dense", "is_nonzero", "equal"}
 
+# aten operations that change the shape of a tensor, and not its contents, in place.
+RESHAPES = {"squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_", "as_strided_", "detach_"}
+
 _HOLDERS: tuple[Any, ...] = (torch, torch.Tensor, torch.special, torch.nn.functional, torch._C._nn)
 
 # Names that mean the same wherever they stand, and take the arguments of the aten operation of that name.
