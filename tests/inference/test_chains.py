@@ -22,6 +22,9 @@ import phlogiston as ph
 from phlogiston.engine.densities.chains import scaled, scaled_rows
 from phlogiston.inference.mcmc import nuts as nuts_kernel
 from phlogiston.inference.mcmc import precompile, trees
+from phlogiston.inference.mcmc.gibbs import GibbsBlock
+from phlogiston.inference.mcmc.hmc import HmcBlock
+from phlogiston.inference.mcmc.metropolis import WalkBlock
 
 TINY = {"num_samples": 40, "num_warmup": 40, "progress": False}
 
@@ -159,6 +162,31 @@ def test_ctrl_c_between_batches_of_machine_code_keeps_the_draws(monkeypatch: pyt
     assert posterior.draws["x"].shape[0] == 4
     assert 1 <= posterior.num_draws < 100_000
     assert torch.isfinite(posterior.draws["x"]).all()
+
+
+@pytest.mark.parametrize(("method", "block"), [("hmc", HmcBlock), ("mh", WalkBlock), ("gibbs", GibbsBlock)])
+def test_a_run_continues_from_the_draws_that_ctrl_c_left(
+    method: str, block: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"num_warmup": 40, "num_chains": 4, "progress": False}
+    whole = ph.infer(ph.Model(correlated), method, num_samples=30, seed=0, **settings)
+    original, reports = block.sample, []
+
+    def interrupted(self: Any, density: Any, state: Any, num_samples: int, _: Any) -> Any:
+        def report(*told: Any) -> None:
+            reports.append(told)
+            if len(reports) == 10:
+                raise KeyboardInterrupt
+
+        return original(self, density, state, num_samples, report)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(block, "sample", interrupted)
+        first = ph.infer(ph.Model(correlated), method, num_samples=30, seed=0, **settings)
+    assert first.interrupted
+    assert first.num_draws == 10
+    both = ph.infer(ph.Model(correlated), method, num_samples=20, resume_from=first, **settings)
+    assert torch.equal(both.draws["x"], whole.draws["x"])
 
 
 def test_ctrl_c_reaches_the_blocks_of_an_executor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,6 +381,9 @@ def test_machine_code_that_is_compiled_ahead_is_what_chains_call() -> None:
 def test_the_first_run_on_a_machine_loads_what_another_process_compiled(tmp_path: Path) -> None:
     program = """
 from phlogiston.inference.mcmc import precompile, trees
+from phlogiston.inference.mcmc.gibbs import GibbsBlock
+from phlogiston.inference.mcmc.hmc import HmcBlock
+from phlogiston.inference.mcmc.metropolis import WalkBlock
 wait = precompile.begin("float64")
 assert wait is not None
 wait()

@@ -138,7 +138,7 @@ def test_every_result_has_the_same_form(method: str, name: str, load_model: Any)
     group = data["posterior"]
     for site in expected.values():
         assert group[site.name].dims == ("chain", "draw", *site.dims)
-    assert posterior.engine.split()[0] in ("compiled", "graph", "loop")
+    assert posterior.engine.split()[0] in ("native", "compiled", "graph", "loop")
     assert len(posterior.summary()) == sum(values[0, 0].numel() for values in posterior.draws.values())
     assert ("r_hat" in posterior.summary().columns) == (posterior.is_chain and posterior.num_chains > 1)
 

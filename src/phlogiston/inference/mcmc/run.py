@@ -81,6 +81,7 @@ class _ChainMethod(Protocol):
     def initial(self) -> Start | Mapping[str, Any]: ...
     @property
     def engine(self) -> Tier: ...
+    def chain_run(self, model: Model, executor: Executor | None) -> ChainRun: ...
 
 
 def check_settings(method: _ChainMethod) -> None:
@@ -109,10 +110,9 @@ def check_hamiltonian(*, step_size: float, target_accept_prob: float, mass_matri
 
 @dataclass(frozen=True, kw_only=True)
 class ChainRun:
-    """What a method makes of its settings: the sampler, and what it samples.
+    """What a method makes of its settings for a model: the sampler, and what it samples.
 
     Args:
-        method: how many chains of which length, in which blocks.
         sampler: advances a block of chains.
         steps_per_draw: evaluations of the density for a draw, roughly; whether compiling it pays depends on that.
         dtype: "float64" or "float32".
@@ -120,7 +120,6 @@ class ChainRun:
         to_values: draws of the sampler -> latents and deterministics.
     """
 
-    method: _ChainMethod
     sampler: Sampler
     steps_per_draw: int
     dtype: str = "float64"
@@ -129,26 +128,30 @@ class ChainRun:
 
 
 def run_chains(
+    method: _ChainMethod,
     model: Model,
-    run: ChainRun,
     *,
-    seed: int | None,
-    progress: bool,
-    executor: Executor | None,
-    resume_from: Posterior | None,
+    seed: int | None = None,
+    progress: bool = True,
+    executor: Executor | None = None,
+    resume_from: Posterior | None = None,
 ) -> Result:
-    """Run all chains in blocks, from the start or from an earlier posterior, and join their draws."""
-    name, engine = registry.name_of(run.method), run.method.engine
-    states = None if resume_from is None else _states(model, resume_from, name, run)
+    """Run all chains in blocks, from the start or from an earlier posterior, and join their draws.
+
+    It is the ``__call__`` of every method that runs chains.
+    """
+    run = method.chain_run(model, executor)
+    name, engine = registry.name_of(method), method.engine
+    states = None if resume_from is None else _states(method, model, resume_from)
     if resume_from is not None:
         seed = resume_from.seed
-    chain_seeds, (starting, recovering) = seeds_of(seed, run.method.num_chains)
+    chain_seeds, (starting, recovering) = seeds_of(seed, method.num_chains)
     target = model.target(engine, DTYPES[run.dtype])
     if resume_from is not None and engine == "auto":  # compiled code and the graph round differently
         engine = cast(Tier, resume_from.engine.split()[0])
     if resume_from is None and run.setup is continuous_setup:
         refuse_improper(model, target, starting)
-    tasks = _tasks(model, run, engine, chain_seeds, starting, states)
+    tasks = _tasks(method, model, run, engine, chain_seeds, starting, states)
     results = equal_lengths(run_blocks(tasks, executor, label=name, progress=progress))
     u = torch.cat([result.drawn.u for result in results])
     stats = _joined_stats(results, resume_from)
@@ -175,6 +178,7 @@ def _joined_stats(results: list[BlockResult], before: Posterior | None) -> dict[
 
 
 def _tasks(
+    method: _ChainMethod,
     model: Model,
     run: ChainRun,
     engine: Tier,
@@ -182,7 +186,6 @@ def _tasks(
     starting: np.random.SeedSequence,
     states: list[State] | None,
 ) -> list[Task]:
-    method = run.method
     if isinstance(method.initial, Mapping) and method.num_chains > method.chains_per_block:
         raise SettingError(
             problem(
@@ -223,7 +226,7 @@ def _figures(stats: Mapping[str, torch.Tensor], results: list[BlockResult]) -> d
     return figures
 
 
-def _states(model: Model, given: Any, name: str, run: ChainRun) -> list[State]:
+def _states(method: _ChainMethod, model: Model, given: Any) -> list[State]:
     """The blocks' states in an earlier posterior.
 
     Raises:
@@ -232,7 +235,7 @@ def _states(model: Model, given: Any, name: str, run: ChainRun) -> list[State]:
     if not isinstance(given, Posterior):
         fix = "resume_from=ph.load(path, model=model)"
         raise SettingError(problem("resume_from", found=repr(given), expected="a posterior", fix=fix))
-    posterior = given
+    posterior, name = given, registry.name_of(method)
     if posterior.method != name:
         raise SettingError(problem("resume_from", found=repr(posterior), expected=f"a posterior of {name!r}"))
     if not posterior.state:
@@ -245,13 +248,13 @@ def _states(model: Model, given: Any, name: str, run: ChainRun) -> list[State]:
     for key, array in posterior.state.items():
         block, field = key.split("/", 1)
         blocks.setdefault(int(block), {})[field] = np.array(array)
-    found, wanted = sum(state["words"].shape[0] for state in blocks.values()), run.method.num_chains
-    if found != wanted or blocks[0]["words"].shape[0] != min(wanted, run.method.chains_per_block):
+    found, wanted = sum(state["words"].shape[0] for state in blocks.values()), method.num_chains
+    if found != wanted or blocks[0]["words"].shape[0] != min(wanted, method.chains_per_block):
         raise SettingError(
             problem(
                 "resume_from",
                 found=f"{found} chains in {len(blocks)} blocks",
-                expected=f"{wanted} chains in blocks of {run.method.chains_per_block}",
+                expected=f"{wanted} chains in blocks of {method.chains_per_block}",
             )
         )
     return [blocks[i] for i in sorted(blocks)]

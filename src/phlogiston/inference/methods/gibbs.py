@@ -11,10 +11,9 @@ from phlogiston.engine.trace.batched import Tier
 from phlogiston.errors import positive_int
 from phlogiston.inference.mcmc.gibbs import GibbsBlock, on_all_latents, values_of_all
 from phlogiston.inference.mcmc.run import ChainRun, check_settings, run_chains
-from phlogiston.inference.method import Needs, Result
+from phlogiston.inference.method import Needs
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
-from phlogiston.posterior.posterior import Posterior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,23 +82,10 @@ class Gibbs:
         check_settings(self)
         positive_int(num_steps=self.num_steps)
 
-    def __call__(
-        self,
-        model: Model,
-        *,
-        seed: int | None = None,
-        progress: bool = True,
-        executor: Executor | None = None,
-        resume_from: Posterior | None = None,
-    ) -> Result:
-        """Infer; see the class."""
+    __call__ = run_chains
+
+    def chain_run(self, model: Model, executor: Executor | None) -> ChainRun:
+        """The sampler that the settings make, and what it samples."""
         blocks = None if self.blocks is None else tuple(tuple(block) for block in self.blocks)
         sampler = GibbsBlock(num_warmup=self.num_warmup, sweeps=self.num_steps, blocks=blocks)
-        run = ChainRun(
-            method=self,
-            sampler=sampler,
-            steps_per_draw=self.num_steps,
-            setup=on_all_latents,
-            to_values=values_of_all,
-        )
-        return run_chains(model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)
+        return ChainRun(sampler=sampler, steps_per_draw=self.num_steps, setup=on_all_latents, to_values=values_of_all)

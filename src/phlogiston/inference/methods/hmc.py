@@ -12,10 +12,9 @@ from phlogiston.errors import positive, positive_int, unit_interval
 from phlogiston.inference.mcmc.adaptation import MassMatrix
 from phlogiston.inference.mcmc.hmc import HmcBlock
 from phlogiston.inference.mcmc.run import ChainRun, check_hamiltonian, check_settings, run_chains
-from phlogiston.inference.method import Needs, Result
+from phlogiston.inference.method import Needs
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
-from phlogiston.posterior.posterior import Posterior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,16 +91,10 @@ class HMC:
             positive(trajectory_length=self.trajectory_length)
         unit_interval(jitter=self.jitter)
 
-    def __call__(
-        self,
-        model: Model,
-        *,
-        seed: int | None = None,
-        progress: bool = True,
-        executor: Executor | None = None,
-        resume_from: Posterior | None = None,
-    ) -> Result:
-        """Infer; see the class."""
+    __call__ = run_chains
+
+    def chain_run(self, model: Model, executor: Executor | None) -> ChainRun:
+        """The sampler that the settings make, and what it samples."""
         sampler = HmcBlock(
             num_warmup=self.num_warmup,
             target_accept_prob=self.target_accept_prob,
@@ -111,5 +104,4 @@ class HMC:
             num_steps=self.num_steps,
             jitter=self.jitter,
         )
-        run = ChainRun(method=self, sampler=sampler, steps_per_draw=8, dtype=self.dtype)
-        return run_chains(model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)
+        return ChainRun(sampler=sampler, steps_per_draw=8, dtype=self.dtype)

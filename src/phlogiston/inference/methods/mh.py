@@ -31,7 +31,7 @@ from phlogiston.inference.mcmc.metropolis import (
     values_of_latents,
 )
 from phlogiston.inference.mcmc.run import ChainRun, check_settings, run_chains
-from phlogiston.inference.method import Needs, Result, require
+from phlogiston.inference.method import Needs, require
 from phlogiston.inference.particles.proposals import from_posterior, from_prior, from_program
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
@@ -136,22 +136,11 @@ class MH:
         if not isinstance(given, (Posterior, Model)):
             _require_values_and_rng(given)
 
-    def __call__(
-        self,
-        model: Model,
-        *,
-        seed: int | None = None,
-        progress: bool = True,
-        executor: Executor | None = None,
-        resume_from: Posterior | None = None,
-    ) -> Result:
-        """Infer; see the class."""
-        run = self._run(model)
-        return run_chains(model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)
+    __call__ = run_chains
 
-    def _run(self, model: Model) -> ChainRun:
+    def chain_run(self, model: Model, executor: Executor | None) -> ChainRun:
         """The sampler that the proposal asks for, and how its draws become values."""
-        run = functools.partial(ChainRun, method=self, steps_per_draw=self.num_steps)
+        run = functools.partial(ChainRun, steps_per_draw=self.num_steps)
         if self.proposal == "random_walk":
             return self._random_walk(model, run)
         source = self._source()

@@ -13,10 +13,9 @@ from phlogiston.inference.mcmc import precompile
 from phlogiston.inference.mcmc.adaptation import MassMatrix
 from phlogiston.inference.mcmc.nuts import NutsBlock
 from phlogiston.inference.mcmc.run import ChainRun, check_hamiltonian, check_settings, run_chains
-from phlogiston.inference.method import Needs, Result
+from phlogiston.inference.method import Needs
 from phlogiston.inference.starts import Start
 from phlogiston.model.model import Model
-from phlogiston.posterior.posterior import Posterior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +84,10 @@ class NUTS:
         )
         positive_int(max_tree_depth=self.max_tree_depth)
 
-    def __call__(
-        self,
-        model: Model,
-        *,
-        seed: int | None = None,
-        progress: bool = True,
-        executor: Executor | None = None,
-        resume_from: Posterior | None = None,
-    ) -> Result:
-        """Infer; see the class."""
+    __call__ = run_chains
+
+    def chain_run(self, model: Model, executor: Executor | None) -> ChainRun:
+        """The sampler that the settings make, and what it samples."""
         sampler = NutsBlock(
             num_warmup=self.num_warmup,
             target_accept_prob=self.target_accept_prob,
@@ -103,5 +96,4 @@ class NUTS:
             mass_matrix=self.mass_matrix,
             ready=precompile.begin(self.dtype) if executor is None else None,
         )
-        run = ChainRun(method=self, sampler=sampler, steps_per_draw=8, dtype=self.dtype)
-        return run_chains(model, run, seed=seed, progress=progress, executor=executor, resume_from=resume_from)
+        return ChainRun(sampler=sampler, steps_per_draw=8, dtype=self.dtype)
