@@ -11,6 +11,7 @@ import torch
 
 from phlogiston.engine.densities.chains import ChainDensity, Scale, chain_density, native_chain_density, of_columns
 from phlogiston.engine.densities.coupling import tied_elements
+from phlogiston.engine.densities.explain import explain_no_start, explain_values
 from phlogiston.engine.densities.joint import Columns, FullDensity, constrained_density, full_density
 from phlogiston.engine.densities.native import NativeReadings
 from phlogiston.engine.densities.tempered import Tempered
@@ -392,24 +393,8 @@ class Target:
 
     def explain_no_start(self, u: torch.Tensor) -> str:
         """Which site has no finite log probability, or gradient, at ``u [D]``, and the value that it has there."""
-        with isolated(seed=0, dtype=self.dtype):
-            name, value, found = self._interpreter.without_a_start(u)
-        shown = f" at {str(value.detach().tolist())[:120]}" if value.numel() else ""
-        if self.structure[name].role == "latent":
-            fix = f'a prior or an initial={{"{name}": ...}} within the supports of all sites'
-        else:
-            fix = "data that are possible under the model, or an initial={latent: ...} at which they are"
-        return problem(
-            f"starting point, site {name!r}",
-            found=f"{found}{shown}",
-            expected="a finite log density and gradient",
-            fix=fix,
-        )
+        return explain_no_start(self._interpreter, self.dtype, u)
 
     def explain(self, values: Values) -> str:
         """The values of one draw, and the first site whose log probability is not finite there, for a message."""
-        shown = ", ".join(f"{name}={value.tolist()}" for name, value in values.items())
-        shown = shown if len(shown) <= 200 else shown[:200] + " ..."
-        with isolated(seed=0, dtype=self.dtype), torch.no_grad():
-            site = self._interpreter.first_not_finite(values)
-        return f"{shown}, where site {site[0]!r} has log probability {site[1]}" if site else shown
+        return explain_values(self._interpreter, self.dtype, values)

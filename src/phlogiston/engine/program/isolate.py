@@ -9,6 +9,7 @@ import os
 import random
 import sysconfig
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from numbers import Integral
@@ -19,7 +20,7 @@ import numpy as np
 import pyro
 import torch
 
-from phlogiston.errors import SettingError, problem
+from phlogiston.errors import ProgramError, SettingError, problem
 
 _LIBRARIES = (
     *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")},
@@ -168,3 +169,14 @@ def as_int(seed: np.random.SeedSequence) -> int:
 def generator(seed: int | np.random.SeedSequence | None) -> np.random.Generator:
     """NumPy's fastest generator (SFC64), from a seed."""
     return np.random.Generator(np.random.SFC64(seed_sequence(seed)))
+
+
+def program_error(program: Any, error: Exception) -> ProgramError:
+    """The error, with the innermost line of the user's program at which it arose."""
+    name = getattr(program, "__name__", type(program).__name__)
+    code = getattr(inspect.unwrap(program), "__code__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    here = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
+    where = f" at {here[-1].filename}:{here[-1].lineno}: {here[-1].line}" if here else ""
+    message = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    return ProgramError(f"program {name!r} raised {type(error).__name__}{where}: {message}")

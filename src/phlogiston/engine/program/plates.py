@@ -24,10 +24,10 @@ from phlogiston.engine.program.sites import (
     Site,
     Structure,
     cast_inputs,
-    mask_of,
     run,
     score,
 )
+from phlogiston.engine.program.supports import mask_of
 from phlogiston.errors import ModelError, ProgramError, problem
 
 

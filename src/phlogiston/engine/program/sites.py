@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,15 +11,21 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from torch.distributions import biject_to
 
 from phlogiston.engine.program import durations, handlers
 from phlogiston.engine.program.guards import Computed, Guard
-from phlogiston.engine.program.isolate import isolated
+from phlogiston.engine.program.isolate import isolated, program_error
 from phlogiston.engine.program.missing import Missing, missing_of
-from phlogiston.engine.program.supports import contradiction, declared_support
+from phlogiston.engine.program.supports import (
+    contradiction,
+    count_states,
+    declared_support,
+    in_support,
+    mask_of,
+    unconstrained_shape,
+)
 from phlogiston.engine.program.torch_fixes import Adapt
-from phlogiston.errors import ProgramError, UnsupportedModel
+from phlogiston.errors import UnsupportedModel
 
 Role = Literal["latent", "observed", "deterministic", "parameter", "factor"]
 
@@ -212,7 +216,7 @@ def run(bound: Bound, *messengers: Any, parameters: Mapping[str, torch.Tensor] |
         except UnsupportedModel:  # a handler's word about a site, not the program's
             raise
         except Exception as error:
-            raise _program_error(bound.program, error) from error
+            raise program_error(bound.program, error) from error
     for name, size in plates.sizes.items():  # what the program asked for, for ``discover``
         cast(Any, tracer.trace.nodes[name]["fn"]).subsample_size = size
     return handlers.with_sizes(tracer.trace)
@@ -342,7 +346,7 @@ def _site(msg: dict[str, Any], batches: Mapping[str, int | None]) -> Site:
     discrete = handlers.is_discrete(fn)
     unconstrained = None
     if role == "latent" and not discrete:
-        unconstrained = _unconstrained_shape(support, value.shape) if missing is None else (missing.count,)
+        unconstrained = unconstrained_shape(support, value.shape) if missing is None else (missing.count,)
     log_prob, error = _scored(msg, role)
     event_dim = int(fn.event_dim)
     if role == "deterministic" and event_dim == value.ndim and _spans(plates, tuple(value.shape)):
@@ -355,7 +359,7 @@ def _site(msg: dict[str, Any], batches: Mapping[str, int | None]) -> Site:
         plates=plates,
         support=support,
         discrete=discrete,
-        states=_count_states(fn) if role == "latent" else None,
+        states=count_states(fn) if role == "latent" else None,
         improper=role == "latent" and handlers.is_improper(fn),
         masked=not bool(mask_of(msg).all()),
         scaled=not bool(torch.as_tensor(msg["scale"]).eq(1.0).all()),
@@ -363,7 +367,7 @@ def _site(msg: dict[str, Any], batches: Mapping[str, int | None]) -> Site:
         unconstrained_shape=unconstrained,
         dtype=value.dtype,
         drawn_shape=durations.drawn_shape(fn, handlers.base(fn), value),
-        in_support=(role != "observed" and missing is None) or _in_support(fn, value, mask_of(msg)),
+        in_support=(role != "observed" and missing is None) or in_support(fn, value, mask_of(msg)),
         log_prob=log_prob,
         impossible=handlers.impossible(fn, value, mask_of(msg)) if role == "observed" else 0,
         score_error=error,
@@ -372,24 +376,8 @@ def _site(msg: dict[str, Any], batches: Mapping[str, int | None]) -> Site:
     )
 
 
-def _unconstrained_shape(support: Any, shape: torch.Size) -> tuple[int, ...]:
-    """The shape on the real line; of a support without a map from it, the site's own: it may yet be observed."""
-    try:
-        return tuple(biject_to(support).inverse_shape(shape))
-    except NotImplementedError:
-        return tuple(shape)
-
-
 def _spans(plates: tuple[Plate, ...], shape: tuple[int, ...]) -> bool:
     return bool(plates) and all(-plate.dim <= len(shape) and shape[plate.dim] == plate.size for plate in plates)
-
-
-def _in_support(fn: Any, value: torch.Tensor, mask: torch.Tensor) -> bool:
-    try:
-        inside = fn.support.check(value)
-    except (NotImplementedError, RuntimeError, ValueError):  # no check for this support, or shapes that do not fit
-        return True
-    return bool((inside | ~mask).all())
 
 
 def _scored(msg: dict[str, Any], role: Role) -> tuple[float, str]:
@@ -402,32 +390,3 @@ def _scored(msg: dict[str, Any], role: Role) -> tuple[float, str]:
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         return 0.0, str(error).strip().partition("\n")[0] or type(error).__name__
     return float(torch.as_tensor(log_prob).sum()), ""
-
-
-def _count_states(fn: Any) -> int | None:
-    if not getattr(fn, "has_enumerate_support", False):
-        return None
-    try:
-        return int(fn.enumerate_support(expand=False).shape[0])
-    except NotImplementedError:  # torch: a product of supports, or supports of several sizes
-        return None
-
-
-def mask_of(msg: dict[str, Any]) -> torch.Tensor:
-    """Where the site counts: the mask of ``poutine.mask`` and that of ``.mask`` on its distribution."""
-    masks = [msg["mask"], getattr(msg["fn"], "_mask", None)]
-    counts = torch.as_tensor(True)
-    for mask in masks:
-        counts = counts & torch.as_tensor(True if mask is None else mask)
-    return counts
-
-
-def _program_error(program: Any, error: Exception) -> ProgramError:
-    """The error, with the innermost line of the user's program at which it arose."""
-    name = getattr(program, "__name__", type(program).__name__)
-    code = getattr(inspect.unwrap(program), "__code__", None)
-    frames = traceback.extract_tb(error.__traceback__)
-    here = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
-    where = f" at {here[-1].filename}:{here[-1].lineno}: {here[-1].line}" if here else ""
-    message = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    return ProgramError(f"program {name!r} raised {type(error).__name__}{where}: {message}")

@@ -266,3 +266,39 @@ def _by_event(inside: torch.Tensor, dims: int) -> torch.Tensor:
 
 def _wrapped(angle: torch.Tensor) -> torch.Tensor:
     return torch.remainder(angle + math.pi, 2.0 * math.pi) - math.pi
+
+
+def unconstrained_shape(support: Any, shape: torch.Size) -> tuple[int, ...]:
+    """The shape on the real line; of a support without a map from it, the site's own: it may yet be observed."""
+    try:
+        return tuple(biject_to(support).inverse_shape(shape))
+    except NotImplementedError:
+        return tuple(shape)
+
+
+def in_support(fn: Any, value: torch.Tensor, mask: torch.Tensor) -> bool:
+    """Whether a value lies in the support of its distribution wherever the mask counts it."""
+    try:
+        inside = fn.support.check(value)
+    except (NotImplementedError, RuntimeError, ValueError):  # no check for this support, or shapes that do not fit
+        return True
+    return bool((inside | ~mask).all())
+
+
+def count_states(fn: Any) -> int | None:
+    """How many values a distribution lists; None where it does not list them."""
+    if not getattr(fn, "has_enumerate_support", False):
+        return None
+    try:
+        return int(fn.enumerate_support(expand=False).shape[0])
+    except NotImplementedError:  # torch: a product of supports, or supports of several sizes
+        return None
+
+
+def mask_of(msg: dict[str, Any]) -> torch.Tensor:
+    """Where the site counts: the mask of ``poutine.mask`` and that of ``.mask`` on its distribution."""
+    masks = [msg["mask"], getattr(msg["fn"], "_mask", None)]
+    counts = torch.as_tensor(True)
+    for mask in masks:
+        counts = counts & torch.as_tensor(True if mask is None else mask)
+    return counts

@@ -115,37 +115,44 @@ def studied(program: Program, loop: Loop, trips: Sequence[int], census: Census) 
         census: of the whole program.
     """
     groups: dict[Key, Uses] = {}
-    tabled: set[int] = set()
     for op in loop.body:
         assert isinstance(op, Op)
         for ref in (*op.args, op.out):
             if ref.buffer not in program.data:
                 _note(groups, op, ref)
-                if ref.table is not None:
-                    tabled.add(ref.buffer)
     for (_, steps), uses in groups.items():
         uses.low, uses.high = _range(uses, steps, trips)
-    turn = census.turns[id(loop)]
-    for (buffer, steps), uses in groups.items():
-        mates = [mate for (other, _), mate in groups.items() if other == buffer and mate.meets(uses)]
-        written = any(mate.written for mate in mates)
-        uses.is_alone = len(mates) == 1 and buffer not in tabled
-        if (buffer in tabled and any(mate.written for (other, _), mate in groups.items() if other == buffer)) or (
-            written and not uses.is_alone
-        ):
-            uses.mode = "memory"
-        elif not written:
-            uses.mode = "load" if steps[-1] else "invariant"
-        elif steps[-1] == 0:
-            uses.mode = "total" if len(uses.hows) == 1 and uses.hows != {"="} else "memory"
-        else:
-            _chain(uses, steps[-1] * (-1 if loop.reverse else 1))
-        writes = census.others(buffer, id(loop), uses.low, uses.high, writes=True)
-        reads = census.others(buffer, id(loop), uses.low, uses.high, writes=False)
-        is_exclusive = _is_exclusive(uses, steps, trips)
-        uses.fresh = not any(write.turn <= turn for write in writes) and (len(trips) == 1 or is_exclusive)
+    for key, uses in groups.items():
+        _choose_mode(groups, key, backwards=loop.reverse)
+        is_exclusive = _is_exclusive(uses, key[1], trips)
+        writes = census.others(key[0], id(loop), uses.low, uses.high, writes=True)
+        reads = census.others(key[0], id(loop), uses.low, uses.high, writes=False)
+        written_before = any(write.turn <= census.turns[id(loop)] for write in writes)
+        uses.fresh = not written_before and (len(trips) == 1 or is_exclusive)
         uses.stored = bool(reads) or (len(trips) > 1 and not (is_exclusive and not uses.read_first))
     return groups
+
+
+def _choose_mode(groups: dict[Key, Uses], key: Key, *, backwards: bool) -> None:
+    """How the numbers of one group are kept, given all groups of the loop."""
+    step, uses = key[1][-1], groups[key]
+    mates = _mates(groups, key)
+    uses.is_alone = len(mates) == 1 and not uses.has_table
+    if not any(group.written for group in mates):
+        uses.mode = "load" if step else "invariant"
+    elif not uses.is_alone:
+        uses.mode = "memory"
+    elif step == 0:
+        uses.mode = "total" if uses.hows in ({"+="}, {"max="}) else "memory"
+    else:
+        _chain(uses, -step if backwards else step)
+
+
+def _mates(groups: dict[Key, Uses], key: Key) -> list[Uses]:
+    """The groups of a buffer that may name a place of this group, itself included."""
+    others = [group for (buffer, _), group in groups.items() if buffer == key[0]]
+    has_table = any(group.has_table for group in others)
+    return others if has_table else [group for group in others if group.meets(groups[key])]
 
 
 def _note(groups: dict[Key, Uses], op: Op, ref: Ref) -> None:

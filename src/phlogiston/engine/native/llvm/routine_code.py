@@ -150,38 +150,10 @@ class _Routine:
 
     def _cholesky_adjoint(self, o: _Matrix, a: _Matrix, b: _Matrix) -> None:
         """Smith (1995) as Murray (2016, arXiv:1602.07527) writes it; ``a`` is the factor, ``b`` its adjoint."""
-        asm = self.asm
-        half = asm.splat(0.5)
+        asm, half = self.asm, self.asm.splat(0.5)
 
         def copied(i: str) -> None:
-            def each(j: str) -> None:
-                o[i, j] = b[i, j]
-
-            self.loop("0", self.after(i), each)
-
-        def step(k: str) -> None:
-            inverse = asm.function("reciprocal", [a[k, k]])
-            following = self.after(k)
-            rest = self.reduced(o[k, k], following, "%n", lambda i: (asm.function("mul", [a[i, k], inverse]), o[i, k]))
-            o[k, k] = rest
-
-            def scaled(i: str) -> None:
-                o[i, k] = asm.function("mul", [o[i, k], inverse])
-
-            def row(j: str) -> None:
-                o[k, j] = self.reduced(o[k, j], k, "%n", lambda i: (o[i, k], a[i, j]))
-
-            def below(i: str) -> None:
-                def each(j: str) -> None:
-                    product = asm.function("mul", [o[i, k], a[k, j]])
-                    o[i, j] = asm.function("sub", [o[i, j], product])
-
-                self.loop("0", k, each)
-
-            self.loop(k, "%n", scaled)
-            self.loop("0", k, row)
-            self.loop(following, "%n", below)
-            o[k, k] = asm.function("mul", [o[k, k], half])
+            self.loop("0", self.after(i), lambda j: o.__setitem__((i, j), b[i, j]))
 
         def symmetric(i: str) -> None:
             def each(j: str) -> None:
@@ -192,8 +164,32 @@ class _Routine:
             self.loop("0", i, each)
 
         self.loop("0", "%n", copied)
-        self.loop("0", "%n", step, down=True)
+        self.loop("0", "%n", lambda k: self._adjoint_of_column(o, a, k), down=True)
         self.loop("0", "%n", symmetric)
+
+    def _adjoint_of_column(self, o: _Matrix, a: _Matrix, k: str) -> None:
+        """Undo what the factorisation did to column ``k``."""
+        asm, following = self.asm, self.after(k)
+        inverse = asm.function("reciprocal", [a[k, k]])
+
+        def scaled(i: str) -> None:
+            o[i, k] = asm.function("mul", [o[i, k], inverse])
+
+        def row(j: str) -> None:
+            o[k, j] = self.reduced(o[k, j], k, "%n", lambda i: (o[i, k], a[i, j]))
+
+        def below(i: str) -> None:
+            def each(j: str) -> None:
+                o[i, j] = asm.function("sub", [o[i, j], asm.function("mul", [o[i, k], a[k, j]])])
+
+            self.loop("0", k, each)
+
+        pivot = self.reduced(o[k, k], following, "%n", lambda i: (asm.function("mul", [a[i, k], inverse]), o[i, k]))
+        o[k, k] = pivot
+        self.loop(k, "%n", scaled)
+        self.loop("0", k, row)
+        self.loop(following, "%n", below)
+        o[k, k] = asm.function("mul", [o[k, k], asm.splat(0.5)])
 
     def _solve_lower(self, o: _Matrix, a: _Matrix, b: _Matrix) -> None:
         def column(c: str) -> None:

@@ -7,7 +7,7 @@ What depends on none is a constant, with the value that torch computed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,31 +75,30 @@ class Analysis:
     def take(self, entry: Entry) -> None:
         """Take in one entry."""
         if entry.name == "decision":
-            if any(self.depends(tensor) for tensor in tensors_in(entry.args)):
-                raise NotNative(
-                    f"it asks for the value of a latent, which machine code does not know, at {entry.kwargs['line']}"
-                )
+            self._decide(entry)
             return
         given = [tensor for tensor in tensors_in((entry.args, entry.kwargs)) if self.is_stored(tensor)]
+        depends = any(self.depends(tensor) for tensor in given)
         if entry.name.endswith("_") and not entry.name.startswith("_"):
-            self._in_place(entry, any(self.depends(tensor) for tensor in given))
-            return
-        if not given or entry.name in _CONSTANT:
-            return
+            self._in_place(entry, depends)
+        elif given and entry.name not in _CONSTANT:
+            self._compute(entry, given, depends)
+
+    def _compute(self, entry: Entry, given: Sequence[torch.Tensor], depends: bool) -> None:
         results = list(tensors_in(entry.out))
         if all(self.is_stored(result) for result in results):
             return  # views
-        rule = RULES.get(entry.name)
-        if rule is None:
-            raise NotNative(f"the operation {entry.name}")
-        for result in results:
-            if result.dtype == torch.float32 and any(t.dtype == torch.float64 for t in given):
-                raise NotNative("a conversion to float32")
+        if any(result.dtype == torch.float32 for result in results) and any(t.dtype == torch.float64 for t in given):
+            raise NotNative("a conversion to float32")
         self._new.clear()
-        rule(self, entry.out, *_positional(entry), **_settings(entry))
-        depends = any(self.depends(tensor) for tensor in given)
+        _rule(entry)(self, entry.out, *_positional(entry), **_settings(entry))
         for stored in self._new:
             stored.depends = depends
+
+    def _decide(self, entry: Entry) -> None:
+        if any(self.depends(tensor) for tensor in tensors_in(entry.args)):
+            where = f"at {entry.kwargs['line']}"
+            raise NotNative(f"it asks for the value of a latent, which machine code does not know, {where}")
 
     # What tensors are
 
@@ -248,11 +247,8 @@ class Analysis:
 
     def _functional(self, name: str, entry: Entry, out: torch.Tensor) -> Ref:
         """The result of an operation without its writing in place, as a new array."""
-        rule = RULES.get(name)
-        if rule is None:
-            raise NotNative(f"the operation {entry.name}")
         self._alive.append(out)
-        rule(self, out, *_positional(entry), **_settings(entry))
+        _rule(entry._replace(name=name))(self, out, *_positional(entry), **_settings(entry))
         return self.ref(out, out.shape)
 
     def _overwrite(self, target: torch.Tensor, value: Ref, depends: bool) -> None:
@@ -313,6 +309,13 @@ class Analysis:
 
 
 _SPELLINGS = {"axis": "dim", "keepdims": "keepdim"}
+
+
+def _rule(entry: Entry) -> Callable[..., None]:
+    rule = RULES.get(entry.name)
+    if rule is None:
+        raise NotNative(f"the operation {entry.name}")
+    return rule
 
 
 def _positional(entry: Entry) -> tuple[Any, ...]:

@@ -225,18 +225,9 @@ def _multivariate_lgamma(a: Analysis, out: torch.Tensor, x: Any, p: int) -> None
     a.map("copy", out, total)
 
 
-def _batch_norm(
-    a: Analysis,
-    out: Any,
-    x: Any,
-    weight: Any,
-    bias: Any,
-    mean: Any,
-    variance: Any,
-    training: bool,
-    _: float,
-    eps: float,
-) -> None:
+def _batch_norm(a: Analysis, out: Any, x: Any, *settings: Any) -> None:
+    """``native_batch_norm(x, weight, bias, mean, variance, training, momentum, eps)``, outside of training."""
+    weight, bias, mean, variance, training, _, eps = settings
     if training:
         raise NotNative("batch normalisation while training")
     result = out[0]
