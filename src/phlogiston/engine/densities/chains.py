@@ -7,6 +7,7 @@ Standardising, ``u = A x``, is part of the same graph, so samplers work with an 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from phlogiston.engine.native.call import evaluate
+from phlogiston.engine.native.call import NativeCall, evaluate
 from phlogiston.engine.native.density import NativeDensity
 from phlogiston.engine.trace.batched import Batched
 from phlogiston.engine.trace.graph import Graph, Values
@@ -131,10 +132,16 @@ def chain_density(
 
 def native_chain_density(native: NativeDensity) -> ChainDensity:
     """The density of any number of chains in machine code."""
+    kept = threading.local()  # each thread has memory of its own for the code to work in
 
     def evaluated(x: torch.Tensor, *scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         chains = x.shape[1]
-        call = native.call(chains, [part.numpy() for part in scale])
+        before = getattr(kept, "scale", ())
+        same = len(before) == len(scale) and all(old is new for old, new in zip(before, scale, strict=True))
+        if not same or kept.chains != chains:
+            kept.scale, kept.chains = scale, chains
+            kept.call = native.call(chains, [part.numpy() for part in scale])
+        call: NativeCall = kept.call
         evaluate(call, np.ascontiguousarray(x.numpy()))
         return torch.from_numpy(call.value[0, :chains].copy()), torch.from_numpy(call.grad[:, :chains].copy())
 

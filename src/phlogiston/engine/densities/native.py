@@ -78,7 +78,11 @@ class NativeReadings:
         if recording.program is None:
             return None
         if (shapes, chains) not in self._chains:
-            density = native_density(recording.program, shapes, chains)
+            try:
+                density = native_density(recording.program, shapes, chains)
+            except NotNative as error:
+                self._recordings["density"] = Recording(None, str(error))
+                return None
             if not self._follows("density", {"value": np.asarray(density.value(self._second))}):
                 return None
             self._chains[shapes, chains] = density
@@ -112,7 +116,11 @@ class NativeReadings:
         if recording.program is None:
             return None
         if name not in self._rows:
-            rows = native_rows(recording.program, with_grad=with_grad)
+            try:
+                rows = native_rows(recording.program, with_grad=with_grad)
+            except NotNative as error:
+                self._recordings[reading] = Recording(None, str(error))
+                return None
             at_second = {key: value[0] for key, value in rows(self._second[None]).items() if key != "grad"}
             if not self._follows(reading, at_second):
                 return None

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from phlogiston.inference.mcmc import trees
+from phlogiston.engine.native.call import NativeCall
+from phlogiston.inference.mcmc import native_trees, trees
 from phlogiston.inference.rng import fill_normals
 
 Wait = Callable[[], object]
@@ -22,9 +23,10 @@ Wait = Callable[[], object]
 
 def begin(dtype: str) -> Wait | None:
     """Begin to compile for chains of ``dtype``; return a function that waits for the end, or None if not needed."""
-    cache = getattr(trees.advance, "_cache", None)  # numba's own; its name for the folder is not documented
+    last = native_trees.advance_until if dtype == "float64" else trees.advance  # compiled after all the others
+    cache = getattr(last, "_cache", None)  # numba's own; its name for the folder is not documented
     folder = getattr(cache, "cache_path", None)
-    if folder is None or any(Path(folder).glob("trees.advance-*.nbi")) or (os.cpu_count() or 1) < 2:
+    if folder is None or any(Path(folder).glob(f"*.{last.__name__}-*.nbi")) or (os.cpu_count() or 1) < 2:
         return None
     thread = threading.Thread(target=_in_a_process, args=(dtype,), daemon=True)
     thread.start()
@@ -55,3 +57,7 @@ def compile_trees(dtype: str) -> None:
     draws = np.zeros((0, 1, 1), dtype)
     rows = trees.Rows(draws, np.zeros((0, 1, len(trees.STATS))), draws)
     trees.advance(states, value, grad, 1.0, 1, rows)
+    if dtype == "float64":
+        nothing = np.zeros(0)
+        call = NativeCall(0, np.zeros((1, 0)), value[None], grad, nothing, nothing, np.zeros(0, np.int64))
+        native_trees.advance_until(states, call, 1.0, 1, rows, (0, False, 0))

@@ -8,6 +8,8 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+from phlogiston.engine.native.ir import NotNative
+
 _OPTIMISATION = 1  # within two per cent of the speed of level 3, at a fifth less compile time
 _LOCK = threading.Lock()  # LLVM's global state is set up once
 
@@ -30,7 +32,10 @@ def compile_text(text: str) -> Any:
     """An engine that holds the machine code of a module of assembly."""
     with _LOCK:
         machine = _target()
-        module = llvm.parse_assembly(text)
+        try:
+            module = llvm.parse_assembly(text)
+        except RuntimeError as error:  # another version of LLVM, which knows other assembly
+            raise NotNative(f"LLVM does not take its code: {str(error).strip()[:200]}") from error
         options = llvm.create_pipeline_tuning_options(speed_level=_OPTIMISATION)
         # Every lane is full already, and what should be unrolled is.
         options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False

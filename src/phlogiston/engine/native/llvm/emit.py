@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from phlogiston.engine.native.ir import IDENTITY, Array, Call, Item, Loop, Op, Program, Ref, walk
+from phlogiston.engine.native.ir import IDENTITY, Array, Call, Item, Loop, NotNative, Op, Program, Ref, walk
 from phlogiston.engine.native.llvm.access import Census, Key, Uses, buffers_in_memory, is_innermost, spots_of, studied
 from phlogiston.engine.native.llvm.assembly import Assembly
 from phlogiston.engine.native.llvm.layout import Layout
@@ -17,6 +17,7 @@ from phlogiston.engine.native.llvm.loops import InnermostLoop
 from phlogiston.engine.native.llvm.routine_code import ALONE, FILL, routine_call
 
 NAME = "ph_columns"
+LONGEST_CODE = 40_000  # lines; LLVM takes more than proportionally long for long functions
 
 
 @dataclass
@@ -101,6 +102,8 @@ class Emitter:
         entry = Scope(0, lines=self.asm.lines)
         self.items(entry, self.program.items)
         self.asm.say("ret void")
+        if len(entry.lines) > LONGEST_CODE:
+            raise NotNative(f"code of {len(entry.lines):,} lines, as too few of its operations repeat in loops")
         body = entry.lines
         arguments = ", ".join(f"ptr noalias {name}" for name in self.external.values())
         clear = self.layout.clearing(self.census)
