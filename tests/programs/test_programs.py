@@ -169,3 +169,40 @@ def test_the_page_of_constructs_names_every_construct() -> None:
     named = {line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")} - {"Construct"}
     assert named == {use for case in corpus.CASES.values() for use in case.uses}, "write: make constructs"
     assert f"from the {len(corpus.CASES)} programs" in page
+
+
+# What machine code does not know of the programs with continuous latents, each with the reason that it gives.
+NOT_NATIVE = {
+    "conditional_flow": "an index that depends on a latent",
+    "data_SineBivariateVonMises": "it asks for the value of a latent",
+    "prior_Stable": "it asks for the value of a latent",
+    "reparam_by_DiscreteCosineReparam": "the operation _fft_c2r",
+    "support_moved_by_a_discrete_latent": "a support that depends on a discrete latent",
+}
+
+
+@each("native", has_density)
+def test_native_code_says_the_same(case: Case) -> None:
+    target = model_of(case.name).target()
+    if not target.dim:
+        pytest.skip("no continuous latent, so no density in unconstrained coordinates")
+    if case.name in NOT_NATIVE:
+        pytest.skip(NOT_NATIVE[case.name])
+    value, grad = target.value_and_grad(points(target.dim))
+    assert target.engine_of("density_and_grad") == "native"
+    wanted, slope = model_of(case.name).target("loop").value_and_grad(points(target.dim))
+    torch.testing.assert_close(value, wanted, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(grad, slope, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in NOT_NATIVE if not name.startswith("support")])
+def test_what_is_not_native_says_why_and_runs_on_another_tier(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the program's own
+        target = model_of(name).target()
+        unit = (torch.ones(target.dim, dtype=torch.float64),)
+        chains = target.chains(unit, 4, 0)
+        value, _ = chains.evaluate(torch.zeros(target.dim, 4, dtype=torch.float64), *unit)
+    assert chains.engine.split()[0] in ("graph", "loop")
+    assert NOT_NATIVE[name] in target.not_native
+    assert torch.isfinite(value).all()

@@ -19,6 +19,7 @@ from phlogiston.engine.native.call import NativeCall, evaluate
 from phlogiston.engine.native.density import NativeDensity
 from phlogiston.engine.trace.batched import Batched
 from phlogiston.engine.trace.graph import Graph, Values
+from phlogiston.errors import UntraceableProgram
 
 Scale = tuple[torch.Tensor, ...]
 Evaluate = Callable[..., tuple[torch.Tensor, torch.Tensor]]
@@ -125,7 +126,10 @@ def chain_density(
         return ChainDensity(_looped(batched), _named("loop", batched.reason or not_native))
     arguments = [torch.zeros(dim, chains, dtype=scale[0].dtype), *scale]
     key = ("chains", *(argument.shape for argument in arguments))
-    tier, call = batched.prepared(key, (-1,), _standardised, arguments, chains, calls)
+    try:
+        tier, call = batched.prepared(key, (-1,), _standardised, arguments, chains, calls)
+    except UntraceableProgram as error:  # an operation that cannot be mapped over draws
+        return ChainDensity(_looped(batched), _named("loop", str(error)))
     reason = batched.reason or (f"not native: {not_native}" if not_native else "")
     return ChainDensity(call, _named(tier, reason))
 

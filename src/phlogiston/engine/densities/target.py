@@ -216,12 +216,15 @@ class Target:
                 if native is not None:
                     kept = self._chains[key] = native_chain_density(native)
             if kept is None or kept.engine.startswith("graph"):  # more calls may now be worth compiling for
-                reason = self._native.recording().reason
-                kept = self._chains[key] = chain_density(self._density(), scale, self.dim, chains, calls, reason)
+                batched = self._function("density_and_grad", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
+                kept = chain_density(batched, scale, self.dim, chains, calls, self.not_native)
+                self._chains[key] = kept
             return kept
 
-    def _density(self) -> Batched:
-        return self._function("density_and_grad", {"u": torch.zeros(1, self.dim, dtype=self.dtype)})
+    @property
+    def not_native(self) -> str:
+        """Why the density has no native code; "" where it has, or none is asked for."""
+        return self._native.recording().reason
 
     def columns(
         self, *, jacobian: bool = True
@@ -260,11 +263,8 @@ class Target:
     def _flat(self, name: str, u: torch.Tensor) -> Values:
         u = torch.as_tensor(u, dtype=self.dtype)
         if u.shape[-1] != self.dim:
-            raise ValueError(
-                problem(
-                    f"Target.{name}", found=f"u of shape {tuple(u.shape)}", expected=f"a last dimension of {self.dim}"
-                )
-            )
+            found, expected = f"u of shape {tuple(u.shape)}", f"a last dimension of {self.dim}"
+            raise ValueError(problem(f"Target.{name}", found=found, expected=expected))
         if name in _SUMMED_OUT:
             self._refuse_coupled()
         with PROGRAM_LOCK:
