@@ -19,21 +19,19 @@ from phlogiston.engine.native.ir import Array, Item, Loop, Op, Program, Ref, Tab
 from phlogiston.engine.native.routines import ROUTINES
 
 FEWEST = 8  # steps that make a loop worth its while
-LONGEST = 512  # items of one step; more, and the outer loop of a nest would become one giant body
+# Items of one step at most, pass by pass: loops within loops are found before those around them. With more at once, the
+# outer loop of a nest would become one giant body.
+LONGEST = (32, 128, 512)
 WINDOW = 4  # items whose repetition suggests a period
 CANDIDATES = 6  # periods tried at a position
 FACTORS = 4  # multiples of a period tried
-PASSES = 3  # depth of nests
 
 
 def roll(program: Program) -> Program:
     """The program with its runs as loops; the operations are the same, in the same order."""
     rolled = program
-    for _ in range(PASSES):
-        again = _Roller(rolled).rolled()
-        if len(again.items) == len(rolled.items):
-            break
-        rolled = again
+    for longest in LONGEST:
+        rolled = _Roller(rolled, longest).rolled()
     return compact(rolled)
 
 
@@ -86,12 +84,12 @@ class _Run(NamedTuple):
     steps: int
 
 
-def _runs(ids: Array) -> Iterator[_Run]:
+def _runs(ids: Array, longest: int) -> Iterator[_Run]:
     """Stretches in which the same ``period`` items come ``steps`` times, from left to right."""
     following = _next_same_window(ids)
     at = 0
     while at < len(ids) - 1:
-        run = _run_at(ids, following, at)
+        run = _run_at(ids, following, at, longest)
         if run is None:
             at += 1
         else:
@@ -99,12 +97,12 @@ def _runs(ids: Array) -> Iterator[_Run]:
             at += run.period * run.steps
 
 
-def _run_at(ids: Array, following: Array, at: int) -> _Run | None:
+def _run_at(ids: Array, following: Array, at: int, longest: int) -> _Run | None:
     """The run that begins at a position, tried with the periods that the next equal windows suggest."""
     ahead = at
     for _ in range(CANDIDATES):
         ahead = int(following[ahead])
-        if not 0 < ahead - at <= LONGEST:
+        if not 0 < ahead - at <= longest:
             return None
         steps = _equal_length(ids, at, ahead - at) // (ahead - at) + 1
         if steps >= FEWEST:
@@ -148,8 +146,8 @@ class _Column(NamedTuple):
 
 
 class _Roller:
-    def __init__(self, program: Program) -> None:
-        self.program = program.copy()
+    def __init__(self, program: Program, longest: int) -> None:
+        self.program, self.most = program.copy(), longest
         self.items: list[Item] = list(program.items)
         self.home = {buffer: (buffer, 0) for buffer in range(len(program.sizes))}
         self.fixed = set(program.inputs.values()) | set(program.data)
@@ -164,7 +162,7 @@ class _Roller:
         names: dict[tuple[object, ...], int] = {}
         ids = np.array([names.setdefault(_signature(self.program, item), len(names)) for item in self.items], np.int64)
         at = 0
-        for run in list(_runs(ids)) if len(ids) > FEWEST else []:
+        for run in list(_runs(ids, self.most)) if len(ids) > FEWEST else []:
             self.single(at, run.start)
             at = self.take(run)
         self.single(at, len(self.items))
@@ -202,7 +200,7 @@ class _Roller:
         for factor in range(1, FACTORS + 1):
             length = period * factor
             steps = (end - start) // length
-            if steps < FEWEST or length > LONGEST:
+            if steps < FEWEST or length > FACTORS * self.most:
                 break
             first, count = self.longest(self.columns(_Run(start, length, steps)), steps)
             if count >= FEWEST and (best is None or count * length > best.steps * best.period):
