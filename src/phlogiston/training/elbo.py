@@ -318,13 +318,7 @@ def guide_draws(
         rows: of the plate; 0 without one.
         seed: of the draws.
     """
-    dtype = learning.dtype
-    try:
-        graph: Graph | None = learning.traced(rows, values=True)
-    except UntraceableProgram:
-        graph = None
-    if graph is not None and graph.has_randomness_left:
-        graph = None
+    dtype, graph = learning.dtype, _graph_of_values(learning, rows)
     size = 64 if graph is None else max(1, min(count, _ELEMENTS // max(graph.largest, 1)))
     values: dict[str, list[torch.Tensor]] = {}
     weights = []
@@ -343,12 +337,27 @@ def guide_draws(
             terms = _evaluated(learning, graph, given, noises, number, as_int(own))
         for name in [name for name in terms if name.startswith("value/")]:
             values.setdefault(name.removeprefix("value/"), []).append(terms.pop(name))
-        total = -log_q
-        for name, term in terms.items():
-            summed = term.reshape(number, -1).sum(1)
-            total = total + (-summed if name.startswith("q/") else 0.0 if name.startswith("score/") else summed)
-        weights.append(total)
+        weights.append(_log_weights(terms, number) - log_q)
     return {name: torch.cat(parts) for name, parts in values.items()}, torch.cat(weights)
+
+
+def _graph_of_values(learning: Learning, rows: int) -> Graph | None:
+    """The graph of the terms and values of one draw; None where the program must be run once per draw."""
+    try:
+        graph = learning.traced(rows, values=True)
+    except UntraceableProgram:
+        return None
+    return None if graph.has_randomness_left else graph
+
+
+def _log_weights(terms: Values, count: int) -> torch.Tensor:
+    """log p - log q of each draw, ``[count]``: the terms of q count against it, those of scores not at all."""
+    total = torch.zeros(count, dtype=next(iter(terms.values())).dtype if terms else None)
+    for name, term in terms.items():
+        if not name.startswith("score/"):
+            summed = term.reshape(count, -1).sum(1)
+            total = total - summed if name.startswith("q/") else total + summed
+    return total
 
 
 def _evaluated(

@@ -24,7 +24,7 @@ term is an expectation (``expected``), which counts as a closed form. Nothing of
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -126,16 +126,16 @@ class Learning:
 
     def _find_parameters(self, program: Mapping[str, Any], guided: Mapping[str, Any], hold: bool) -> None:
         _refuse_tied_modules(program, guided)
-        params = {name: msg for name, msg in {**program, **guided}.items() if msg["type"] == "param"}
-        of_program = [name for name in params if name in program]
-        learned = {name: msg for name, msg in params.items() if not (hold and name in program)}
-        self._held = {n: params[n]["value"].detach().to(self.dtype) for n in of_program if n not in learned}
+        self.of_program = tuple(_parameters(program))
+        params = _parameters({**program, **guided})
+        fixed = self.of_program if hold else ()
+        learned = {name: msg for name, msg in params.items() if name not in fixed}
+        self._held = {name: params[name]["value"].detach().to(self.dtype) for name in fixed}
         self.constraints = {name: _constraint(msg) for name, msg in learned.items()}
         self.initial = {
             name: transform_to(self.constraints[name]).inv(msg["value"].detach().to(self.dtype)).clone()
             for name, msg in learned.items()
         }
-        self.of_program = tuple(name for name, msg in program.items() if msg["type"] == "param")
         self.modules = {name: msg["args"][1] for name, msg in guided.items() if _is_of_module(msg)}
 
     def _find_latents(self, guided: Mapping[str, dict[str, Any]]) -> None:
@@ -272,14 +272,15 @@ class Learning:
         """KL[q, p] of one site, element by element, with the site's scale; None where it has no formula."""
         return _closed_form(guided, reading.message(guided["name"])) if self._analytic else None
 
-    def _with_guide(self, terms: Values, guided: poutine.Trace, reading: Reading, weights: Weights | None) -> Values:
-        ordered = [name for name in (site.name for site in self._structure.of("latent")) if name in self.guided]
+    def _able_in_closed_form(self, guided: poutine.Trace) -> set[str]:
+        """The latents whose divergence may have a closed form: the guide draws all in the order of the program."""
+        ordered = [site.name for site in self._structure.of("latent") if site.name in self.guided]
         in_order = ordered == [name for name in guided.nodes if name in self.guided]
-        able = {name for name in self.guided if in_order and not reading.summed and name not in self.enumerated}
-        for name, node in guided.nodes.items():
-            msg = cast(dict[str, Any], node)
-            if msg["type"] != "sample" or not handlers.is_data(msg):
-                continue
+        return set(self.guided) - set(self.enumerated) if in_order else set()
+
+    def _with_guide(self, terms: Values, guided: poutine.Trace, reading: Reading, weights: Weights | None) -> Values:
+        able = set() if reading.summed else self._able_in_closed_form(guided)
+        for name, msg in _drawn(guided):
             log_q = torch.as_tensor(msg["log_prob"])
             if name not in self.guided:  # an auxiliary draw of the guide, from which its sites are computed
                 terms[f"q/{name}"] = (log_q if weights is None else weights.expect(name, log_q)).sum()
@@ -327,3 +328,16 @@ def _closed_form(guided: Mapping[str, Any], msg: Mapping[str, Any]) -> torch.Ten
         return None
     shape = torch.broadcast_shapes(kl.shape, guided["fn"].batch_shape)  # type: ignore[no-untyped-call]
     return torch.as_tensor(kl.expand(shape) * msg["scale"])
+
+
+def _parameters(messages: Mapping[str, Any]) -> dict[str, Any]:
+    """The messages of ``pyro.param`` by name."""
+    return {name: msg for name, msg in messages.items() if msg["type"] == "param"}
+
+
+def _drawn(guided: poutine.Trace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The messages of a guide's own draws by name, subsampling left out."""
+    for name, node in guided.nodes.items():
+        msg = cast(dict[str, Any], node)
+        if msg["type"] == "sample" and handlers.is_data(msg):
+            yield name, msg

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -115,19 +115,19 @@ _REPLACEMENTS: dict[Any, Callable[..., torch.Tensor]] = {
 }
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-
-
 def _mixes_precisions(args: Any, kwargs: Any) -> bool:
-    dtypes = {tensor.dtype for tensor in _tensors((args, kwargs))}
-    return torch.float32 in dtypes and torch.float64 in dtypes
+    """Whether float32 and float64 tensors meet. It runs for every operation of a program, so it makes no generators."""
+    single = double = False
+    waiting = [*args, *kwargs.values()]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            single, double = single or value.dtype is torch.float32, double or value.dtype is torch.float64
+        elif isinstance(value, (list, tuple)):
+            waiting.extend(value)
+        elif isinstance(value, dict):
+            waiting.extend(value.values())
+    return single and double
 
 
 def _double(value: Any) -> Any:

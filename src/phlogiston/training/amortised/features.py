@@ -25,27 +25,38 @@ def kind_of(data: Sequence[DataSite], wanted: str, *, own: bool) -> Kind:
         SettingError: it cannot.
     """
     nested = any(datum.inner for datum in data)
-    first = data[0]
-    shape = tuple(first.value.shape[1:])
-    image = len(data) == 1 and not nested and first.mask is None and len(shape) in (2, 3) and first.event_dim > 1
     if own:
-        return "set" if nested else "raw" if len(data) == 1 and first.mask is None else "mlp"
-    if wanted == "conv" and not image:
-        raise SettingError(
-            problem(
-                "encoder='conv'",
-                found=f"data of shape {shape}" if len(data) == 1 else f"{len(data)} kinds of data",
-                expected="one image a datum, (height, width) or (channels, height, width)",
-                fix=f'x.reshape({len(first.value)}, height, width), or encoder="mlp"',
-            )
-        )
+        return "set" if nested else "raw" if _is_single(data) else "mlp"
+    if wanted == "auto":
+        large = _is_image(data) and min(data[0].value.shape[-2:]) >= _SMALLEST_IMAGE
+        return "set" if nested else "conv" if large else "mlp"
+    if wanted == "conv" and not _is_image(data):
+        raise SettingError(_no_image(data))
     if wanted == "set" and not nested:
         raise SettingError(
             problem("encoder='set'", found="no plate within the plate", expected="a set of elements in each datum")
         )
-    if wanted == "auto":
-        return "set" if nested else "conv" if image and min(shape[-2:]) >= _SMALLEST_IMAGE else "mlp"
     return "mlp" if wanted == "mlp" else "conv" if wanted == "conv" else "set"
+
+
+def _is_single(data: Sequence[DataSite]) -> bool:
+    return len(data) == 1 and data[0].mask is None
+
+
+def _is_image(data: Sequence[DataSite]) -> bool:
+    """Whether each datum is one array of two or three dimensions that belong together."""
+    first = data[0]
+    return _is_single(data) and not first.inner and first.value.dim() in (3, 4) and first.event_dim > 1
+
+
+def _no_image(data: Sequence[DataSite]) -> str:
+    first = data[0]
+    return problem(
+        "encoder='conv'",
+        found=f"data of shape {tuple(first.value.shape[1:])}" if len(data) == 1 else f"{len(data)} kinds of data",
+        expected="one image a datum, (height, width) or (channels, height, width)",
+        fix=f'x.reshape({len(first.value)}, height, width), or encoder="mlp"',
+    )
 
 
 def features_of(data: Sequence[DataSite], kind: Kind) -> torch.Tensor:

@@ -95,14 +95,14 @@ def split_of(model: Model, plate: str | None = None, inputs: Sequence[str] | Non
     structure = model.structure
     chosen = _plate(structure, model.name, plate)
     own = [site for site in structure.continuous if in_plate(site, chosen.name)]
-    observed = [s.name for s in structure.of("observed") if in_plate(s, chosen.name)]
+    observed = _names_in(structure.of("observed"), chosen)
     inputs_by_row = [name for name, value in model.inputs.items() if _has_row_each(value, chosen.size)]
     wanted = _wanted_data({*observed, *inputs_by_row}, inputs, chosen)
     names = {site.name for site in own}
     return LatentSplit(
         plate=chosen,
         local=_columns(own, chosen),
-        summed=tuple(s.name for s in structure.discrete if in_plate(s, chosen.name)),
+        summed=tuple(_names_in(structure.discrete, chosen)),
         rest=tuple(s.name for s in structure.continuous if s.name not in names),
         observed=tuple(name for name in observed if name in wanted),
         inputs=tuple(name for name in inputs_by_row if name in wanted),
@@ -138,26 +138,34 @@ def _has_row_each(value: Any, size: int) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == size
 
 
+def _names_in(sites: Sequence[Site], plate: Plate) -> list[str]:
+    return [site.name for site in sites if in_plate(site, plate.name)]
+
+
 def _plate(structure: Structure, program: str, wanted: str | None) -> Plate:
     plates = {plate.name: plate for site in structure.of("latent", "observed") for plate in site.plates}
     if wanted is not None and wanted not in plates:
         raise UnknownName(f"Amortized: program {program!r} has no plate {wanted!r}; {did_you_mean(wanted, plates)}")
-    held = {name: {p.name for s in structure.continuous if in_plate(s, name) for p in s.plates} for name in plates}
-    seen = {plate.name for site in structure.of("observed") for plate in site.plates}
-    able = [name for name in plates if held[name] and name in seen and wanted in (None, name)]
+    of_latents, of_data = _plates_of(structure.continuous), _plates_of(structure.of("observed"))
+    able = [name for name in plates if name in of_latents & of_data and wanted in (None, name)]
     if not able:
-        latents = ", ".join(site.name for site in structure.continuous) or "none"
-        where = f"plate {wanted!r}" if wanted else f"program {program!r}"
-        raise UnsupportedModel(
-            problem(
-                f"Amortized: {where}",
-                found=f"no plate that holds both continuous latents ({latents}) and observed sites",
-                expected="latents that each belong to a datum, under one plate with it",
-                fix='with pyro.plate("datum", len(x)): both pyro.sample statements',
-            )
-        )
+        raise UnsupportedModel(_no_plate(structure, f"plate {wanted!r}" if wanted else f"program {program!r}"))
     # Of nested plates the outermost is taken: its elements contain those of the others.
     return min((plates[name] for name in able), key=lambda plate: plate.dim)
+
+
+def _plates_of(sites: Sequence[Site]) -> set[str]:
+    return {plate.name for site in sites for plate in site.plates}
+
+
+def _no_plate(structure: Structure, where: str) -> str:
+    latents = ", ".join(site.name for site in structure.continuous) or "none"
+    return problem(
+        f"Amortized: {where}",
+        found=f"no plate that holds both continuous latents ({latents}) and observed sites",
+        expected="latents that each belong to a datum, under one plate with it",
+        fix='with pyro.plate("datum", len(x)): both pyro.sample statements',
+    )
 
 
 @dataclass(frozen=True)
