@@ -264,3 +264,19 @@ def test_masked_entries_of_an_interval_are_scored_without_a_word() -> None:
     value, grad = model.target().value_and_grad(torch.tensor([[0.3, 0.1, -0.2]], dtype=torch.float64))
     assert torch.isfinite(value).all()
     assert torch.isfinite(grad).all()
+
+
+def test_native_code_of_a_density_with_an_edge_is_that_of_the_program() -> None:
+    """At the points that are tried first the density is zero, which says nothing of what machine code does elsewhere."""
+
+    def program() -> None:
+        theta = pyro.sample("theta", dist.Pareto(1.0, 1.5))
+        with pyro.plate("row", 3):
+            pyro.sample("y", dist.Uniform(0.0, theta))
+
+    model = ph.Model(program).observe(y=torch.tensor([1.2, 3.7, 4.1], dtype=torch.float64))
+    u = torch.linspace(-1.0, 3.0, 9, dtype=torch.float64)[:, None]
+    native, loop = model.target(), model.target("loop")
+    assert torch.equal(native.log_density(u).isfinite(), loop.log_density(u).isfinite())
+    torch.testing.assert_close(native.log_density(u), loop.log_density(u))
+    assert native.engine_of("density") == "native"

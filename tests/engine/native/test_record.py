@@ -216,3 +216,7 @@ def test_infinities_and_nan_are_those_of_torch() -> None:
         point = np.full((DIM, 1), value)
         found, wanted = interpret(program, {"u": point})["value"][0], reading({"u": torch.from_numpy(point[:, 0])})
         np.testing.assert_array_equal(found, wanted["value"].numpy())
+
+
+def test_conversions_spelt_as_attributes_of_other_tensors_depend_on_latents() -> None:
+    agrees(lambda u: (u > 0.2).type_as(u) * u + (u < 0.0).to(u) + u.gt(0.3).double(), gradient=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +32,18 @@ class Recording:
     program: Program | None
     reason: str = ""
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
+
+
+def _points(dim: int) -> Iterator[Array]:
+    """Points at which recordings are compared with programs, ``[D]`` each."""
+    yield np.linspace(-0.7, 0.9, dim)
+    rng = np.random.default_rng(0)
+    for spread in (0.5, 1.0, 2.0, 3.0, 4.0):
+        yield rng.normal(size=dim) * spread
+
+
+def _without_grad(rows: Mapping[str, Array]) -> dict[str, Array]:
+    return {key: value[0] for key, value in rows.items() if key != "grad"}
 
 
 class NativeReadings:
@@ -83,28 +95,27 @@ class NativeReadings:
             except NotNative as error:
                 self._recordings["density"] = Recording(None, str(error))
                 return None
-            if not self._follows("density", {"value": np.asarray(density.value(self._second))}):
+            if not self._follows("density", lambda u: {"value": np.asarray(density.value(u))}):
                 return None
             self._chains[shapes, chains] = density
         return self._chains[shapes, chains]
 
-    @property
-    def _second(self) -> Array:
-        """A point other than the one that was recorded, ``[D]``."""
-        return np.linspace(-0.7, 0.9, self._interpreter.dim)
+    def _follows(self, name: str, code: Callable[[Array], Mapping[str, Array]]) -> bool:
+        """Whether machine code gives what the program gives, at points other than the one that was recorded.
 
-    def _follows(self, name: str, found: Mapping[str, Array]) -> bool:
-        """Whether machine code gives what the program gives, at a second point.
-
-        A recording follows torch's operations only: one that computes outside torch leaves constants in it.
+        A recording follows torch's operations only: one that computes outside torch leaves constants in it. Points are
+        tried until everything is finite at one, since infinities say little.
         """
-        with isolated(seed=0, dtype=torch.float64), torch.no_grad():
-            expected: Values = getattr(self._interpreter, name)({"u": torch.from_numpy(self._second)})
-        for key, value in found.items():
-            wanted = expected[key].to(torch.float64).numpy()
-            if not np.allclose(value, wanted, rtol=1e-9, atol=1e-9, equal_nan=True):
-                self._recordings[name] = Recording(None, f"the recording of {key} does not follow the program")
-                return False
+        for u in _points(self._interpreter.dim):
+            with isolated(seed=0, dtype=torch.float64), torch.no_grad():
+                expected: Values = getattr(self._interpreter, name)({"u": torch.from_numpy(u)})
+            wanted = {key: value.to(torch.float64).numpy() for key, value in expected.items()}
+            for key, value in code(u).items():
+                if not np.allclose(value, wanted[key], rtol=1e-9, atol=1e-9, equal_nan=True):
+                    self._recordings[name] = Recording(None, f"the recording of {key} does not follow the program")
+                    return False
+            if all(np.isfinite(value).all() for value in wanted.values()):
+                break
         return True
 
     def evaluate(self, name: str, u: torch.Tensor) -> Values | None:
@@ -121,8 +132,7 @@ class NativeReadings:
             except NotNative as error:
                 self._recordings[reading] = Recording(None, str(error))
                 return None
-            at_second = {key: value[0] for key, value in rows(self._second[None]).items() if key != "grad"}
-            if not self._follows(reading, at_second):
+            if not self._follows(reading, lambda u: _without_grad(rows(u[None]))):
                 return None
             self._rows[name] = rows
         found = self._rows[name](np.asarray(u.numpy(), np.float64))

@@ -118,6 +118,10 @@ class _Functions(TorchFunctionMode):
         if name == "validation":  # what a distribution asks of its arguments: latents are within their supports
             found = func(*args, **kwargs)
             return torch.ones((), dtype=torch.bool) if found else self._watched("decision", func, args, kwargs)
+        if name == "view":
+            out = func(*args, **kwargs)
+            if not isinstance(out, torch.Tensor) or out.untyped_storage()._cdata == args[0].untyped_storage()._cdata:
+                return out
         if name == "getitem" and _is_plain(args[1]):
             return func(*args, **kwargs)  # a view, known by its storage
         if name == "setitem" and _is_mask(args[1]) and not _has_elements(args[2]):

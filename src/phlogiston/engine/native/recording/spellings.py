@@ -149,7 +149,6 @@ _PASSED = [
     "data_ptr",
     "get_device",
     "is_inference",
-    "type_as",
     "requires_grad_",
     "is_signed",
     "__len__",
@@ -237,7 +236,7 @@ def _direct() -> dict[Any, str]:
         for holder in (torch.Tensor, torch):
             function = getattr(holder, name, None)
             if function is not None:
-                found[function] = "pass"
+                found[function] = "view"
     for name in _PROPERTIES:
         attribute = getattr(torch.Tensor, name, None)
         if attribute is not None and hasattr(attribute, "__get__"):
@@ -253,4 +252,4 @@ def _direct() -> dict[Any, str]:
 
 
 DIRECT = _direct()
-WATCHED = {"decision", "getitem", "setitem", "validation"}
+WATCHED = {"decision", "getitem", "setitem", "validation", "view"}
