@@ -267,7 +267,7 @@ def test_masked_entries_of_an_interval_are_scored_without_a_word() -> None:
 
 
 def test_native_code_of_a_density_with_an_edge_is_that_of_the_program() -> None:
-    """At the points that are tried first the density is zero, which says nothing of what machine code does elsewhere."""
+    """At the first point that is tried the density is zero, which says nothing of machine code elsewhere."""
 
     def program() -> None:
         theta = pyro.sample("theta", dist.Pareto(1.0, 1.5))
