@@ -55,6 +55,8 @@ from phlogiston.inference.methods.rejection import Rejection as Rejection
 from phlogiston.inference.methods.smc import SMC as SMC
 from phlogiston.inference.methods.svi import SVI as SVI
 from phlogiston.inference.particles.moves import Move as Move
+from phlogiston.model.explain import Explanation as Explanation
+from phlogiston.model.explain import explain as explain
 from phlogiston.model.model import Model as Model
 from phlogiston.model.noise import measured as measured
 from phlogiston.model.preflight import Problem as Problem
