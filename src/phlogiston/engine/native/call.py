@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
+import numba
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import extending
 
 from phlogiston.engine.native.ir import Array
 
@@ -28,10 +29,9 @@ class NativeCall(NamedTuple):
     tables: Array
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _invoke(typing: Any, address: Any, arguments: Any) -> Any:
+def _called(typing: Any, address: Any, arguments: Any) -> Any:
     """Call the function at an address with a tuple of integers for its pointers; it returns nothing."""
-    count = len(arguments)
+    count, kinds = len(arguments), cast(Any, numba.types)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         word = ir.IntType(64)
@@ -41,11 +41,13 @@ def _invoke(typing: Any, address: Any, arguments: Any) -> Any:
         builder.call(function, packed)
         return context.get_dummy_value()
 
-    return types.none(types.int64, types.UniTuple(types.int64, count)), generate
+    return kinds.none(kinds.int64, kinds.UniTuple(kinds.int64, count)), generate
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def evaluate(call: NativeCall, front: Array) -> None:
+_invoke = cast(Callable[..., None], extending.intrinsic(_called))
+
+
+def _evaluate(call: NativeCall, front: Array) -> None:
     """Density and gradient of every column of ``front [D, C]``, into ``call.value`` and ``call.grad``."""
     dim, chains = front.shape
     room = call.x.shape[1]
@@ -66,3 +68,6 @@ def evaluate(call: NativeCall, front: Array) -> None:
             np.int64(call.tables.ctypes.data),
         ),
     )
+
+
+evaluate = cast(Callable[[NativeCall, Array], None], numba.njit(cache=True, error_model="numpy")(_evaluate))
