@@ -25,6 +25,9 @@ _READINGS = {
 }
 
 
+_STEP = 1e-5  # of the difference that a gradient is compared with
+
+
 @dataclass(frozen=True)
 class Recording:
     """A reading as a program of the intermediate form; ``program`` is None where it has none, for a ``reason``."""
@@ -40,10 +43,6 @@ def _points(dim: int) -> Iterator[Array]:
     rng = np.random.default_rng(0)
     for spread in (0.5, 1.0, 2.0, 3.0, 4.0):
         yield rng.normal(size=dim) * spread
-
-
-def _without_grad(rows: Mapping[str, Array]) -> dict[str, Array]:
-    return {key: value[0] for key, value in rows.items() if key != "grad"}
 
 
 class NativeReadings:
@@ -95,7 +94,7 @@ class NativeReadings:
             except NotNative as error:
                 self._recordings["density"] = Recording(None, str(error))
                 return None
-            if not self._follows("density", lambda u: {"value": np.asarray(density.value(u))}):
+            if not self._follows("density", density.at):
                 return None
             self._chains[shapes, chains] = density
         return self._chains[shapes, chains]
@@ -110,13 +109,31 @@ class NativeReadings:
             with isolated(seed=0, dtype=torch.float64), torch.no_grad():
                 expected: Values = getattr(self._interpreter, name)({"u": torch.from_numpy(u)})
             wanted = {key: value.to(torch.float64).numpy() for key, value in expected.items()}
-            for key, value in code(u).items():
-                if not np.allclose(value, wanted[key], rtol=1e-9, atol=1e-9, equal_nan=True):
+            found = code(u)
+            for key, value in wanted.items():
+                if not np.allclose(found[key], value, rtol=1e-9, atol=1e-9, equal_nan=True):
                     self._recordings[name] = Recording(None, f"the recording of {key} does not follow the program")
                     return False
             if all(np.isfinite(value).all() for value in wanted.values()):
-                break
+                return "grad" not in found or self._has_slope(name, u, code)
         return True
+
+    def _has_slope(self, name: str, u: Array, code: Callable[[Array], Mapping[str, Array]]) -> bool:
+        """Whether the gradient at ``u [D]`` is that of the values near by; autograd decides where these differ."""
+        grad = code(u)["grad"]
+        along = np.random.default_rng(1).normal(size=u.shape)
+        along /= np.linalg.norm(along)
+        ahead, behind = code(u + _STEP * along)["value"], code(u - _STEP * along)["value"]
+        size, slope = float(np.linalg.norm(grad)), float(grad @ along)
+        if abs(float(ahead - behind) / (2.0 * _STEP) - slope) <= 1e-3 * abs(slope) + 1e-5 * (1.0 + size):
+            return True
+        reading = "density_and_grad" if name == "density" else "joint_and_grad"
+        with isolated(seed=0, dtype=torch.float64):
+            exact: Values = getattr(self._interpreter, reading)({"u": torch.from_numpy(u)})
+        if np.allclose(grad, exact["grad"].numpy(), rtol=1e-6, atol=1e-9 * (1.0 + size), equal_nan=True):
+            return True
+        self._recordings[name] = Recording(None, "the gradient of its recording is not that of the program")
+        return False
 
     def evaluate(self, name: str, u: torch.Tensor) -> Values | None:
         """One of the target's readings at ``u [n, D]``; None where it has no native code."""
@@ -132,7 +149,7 @@ class NativeReadings:
             except NotNative as error:
                 self._recordings[reading] = Recording(None, str(error))
                 return None
-            if not self._follows(reading, lambda u: _without_grad(rows(u[None]))):
+            if not self._follows(reading, lambda u: {key: value[0] for key, value in rows(u[None]).items()}):
                 return None
             self._rows[name] = rows
         found = self._rows[name](np.asarray(u.numpy(), np.float64))

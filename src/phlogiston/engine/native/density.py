@@ -55,13 +55,13 @@ class NativeDensity:
     seconds: dict[str, float] = field(default_factory=dict)
     operations: tuple[int, int] = (0, 0)
 
-    def value(self, u: Array) -> float:
-        """The density at one point ``u [D]``, with the scale that changes nothing."""
+    def at(self, u: Array) -> dict[str, Array]:
+        """``value`` and ``grad [D]`` at one point ``u [D]``, with the scale that changes nothing."""
         first, *rest = self.shapes
         unit = np.eye(self.dim) if len(first) == 2 else np.ones(first)
         call = self.call(1, [unit, *(np.zeros(shape) for shape in rest)])
         evaluate(call, np.ascontiguousarray(u[:, None]))
-        return float(call.value[0, 0])
+        return {"value": call.value[0, 0].copy(), "grad": call.grad[:, 0].copy()}
 
     def call(self, chains: int, scale: Sequence[Array]) -> NativeCall:
         """The code with memory of its own, for so many chains at one scale."""
