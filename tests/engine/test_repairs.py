@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from pyro.infer.reparam import (
 )
 
 import phlogiston as ph
+from phlogiston.engine.native import density as native_density
 
 pytestmark = pytest.mark.filterwarnings("ignore::phlogiston.errors.PhlogistonWarning")
 MASK = torch.tensor([True, False, True])
@@ -280,3 +282,21 @@ def test_native_code_of_a_density_with_an_edge_is_that_of_the_program() -> None:
     assert torch.equal(native.log_density(u).isfinite(), loop.log_density(u).isfinite())
     torch.testing.assert_close(native.log_density(u), loop.log_density(u))
     assert native.engine_of("density") == "native"
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 3.0])
+def test_native_code_with_a_wrong_gradient_is_not_used(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    def program() -> None:
+        pyro.sample("z", dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1))
+
+    at = native_density.NativeDensity.at
+
+    def spoiled(self: native_density.NativeDensity, u: np.ndarray) -> dict[str, np.ndarray]:
+        found = at(self, u)
+        return {"value": found["value"], "grad": np.array([wrong, found["grad"][1]])}
+
+    monkeypatch.setattr(native_density.NativeDensity, "at", spoiled)
+    target = ph.Model(program).target()
+    chains = target.chains((torch.ones(2, dtype=torch.float64),), 4, 0)
+    assert not chains.engine.startswith("native")
+    assert "gradient of its recording" in target.not_native
